@@ -1,0 +1,25 @@
+"""Metadata, extras and the entry point; everything about the tools is in pyproject.toml."""
+
+import pathlib
+
+from setuptools import setup
+
+HERE = pathlib.Path(__file__).parent
+
+setup(
+    name="tinyddpm",
+    version="0.1.0",
+    description="A minimal DDPM in NumPy alone: hand-written networks and gradients, every equation cited and proved",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE", "tinyddpm/data/LICENSE-digits.txt"],
+    python_requires=">=3.11",
+    packages=["tinyddpm"],
+    package_data={"tinyddpm": ["data/*"]},
+    install_requires=["numpy>=2.0", "pillow>=10.1"],
+    extras_require={
+        "test": ["pytest>=8", "hypothesis>=6.100", "scipy>=1.11", "ruff>=0.6"],
+    },
+    entry_points={"console_scripts": ["tinyddpm = tinyddpm.cli:main"]},
+)

@@ -1,0 +1,82 @@
+"""The fused formulas, written once: arithmetic only, for arrays and scalars, on every backend.
+
+Random bits are Philox4x32-10 (Salmon, Moraes, Dror & Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3",
+section 3.2): a counter of four 32-bit words, enciphered under a key of two. Normals are Box & Muller's (1958).
+
+Integers are uint64 values below 2**32, so that a 32 x 32 bit product needs no wider type; constants carry
+their type, because a bare literal would promote uint64 to float64 and float32 to float64 in a compiled kernel.
+What differs from one compiler to the next (the decorator, casts, the mathematical functions) is handed in.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+MULTIPLIER_0, MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+WEYL_0, WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)       # golden ratio, sqrt(3) - 1
+MASK, SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
+BITS_9, BITS_8 = np.uint64(9), np.uint64(8)
+HALF, MINUS_TWO = np.float32(0.5), np.float32(-2.0)
+ULP_23 = np.float32(2.0**-23)
+
+
+def make(jit, f32, log, sqrt, cospi, sinpi):
+    """Build the formulas for one backend.
+
+    `jit` decorates each function (the identity for arrays); `f32` casts to float32; `log`, `sqrt`, `cospi`,
+    `sinpi` act on float32 values, the last two on a multiple of pi. Returns a namespace of functions.
+    """
+
+    @jit
+    def philox(c0, c1, c2, c3, k0, k1):
+        """Philox4x32-10 (Salmon11 section 3.2): four counter words and two key words -> four random words."""
+        for _ in range(10):
+            p0 = MULTIPLIER_0 * c0
+            p1 = MULTIPLIER_1 * c2
+            c0, c1, c2, c3 = (p1 >> SHIFT) ^ c1 ^ k0, p1 & MASK, (p0 >> SHIFT) ^ c3 ^ k1, p0 & MASK
+            k0 = (k0 + WEYL_0) & MASK
+            k1 = (k1 + WEYL_1) & MASK
+        return c0, c1, c2, c3
+
+    @jit
+    def box_muller(u, w):
+        """Two random words -> two independent N(0, 1) values (Box58): sqrt(-2 log U) (cos, sin)(2 pi W).
+
+        U = (u' + 1/2) / 2**23 keeps 23 bits, so it is exact in float32 and never 0 or 1: the largest
+        magnitude is sqrt(2 log 2**24) = 5.77, beyond which N(0, 1) has probability 8e-9.
+        """
+        radius = sqrt(MINUS_TWO * log((f32(u >> BITS_9) + HALF) * ULP_23))
+        angle = f32(w >> BITS_8) * ULP_23         # 24 bits of an angle in [0, 2), in units of pi
+        return radius * cospi(angle), radius * sinpi(angle)
+
+    @jit
+    def normals(c0, c1, c2, c3, k0, k1):
+        """One counter -> four independent N(0, 1) values in float32."""
+        w0, w1, w2, w3 = philox(c0, c1, c2, c3, k0, k1)
+        z0, z1 = box_muller(w0, w1)
+        z2, z3 = box_muller(w2, w3)
+        return z0, z1, z2, z3
+
+    @jit
+    def noised(x0, eps, signal, noise):
+        """Ho20 eq. 4: x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps."""
+        return signal * x0 + noise * eps
+
+    @jit
+    def combine(x0_hat, xt, z, c_x0, c_xt, sigma):
+        """Ho20 eq. 6-7, Song21a eq. 12: x_s = c_x0 x0_hat + c_xt x_t + sigma z."""
+        return c_x0 * x0_hat + c_xt * xt + sigma * z
+
+    return SimpleNamespace(philox=philox, box_muller=box_muller, normals=normals, noised=noised, combine=combine)
+
+
+# For arrays the angle is taken in float64 and rounded once, as the devices' own cospi and sinpi do in effect:
+# a float32 product pi * angle would already be off by many units in the last place near a zero of the cosine.
+numpy_formulas = make(
+    jit=lambda f: f,
+    f32=lambda u: u.astype(np.float32),
+    log=np.log,
+    sqrt=np.sqrt,
+    cospi=lambda a: np.cos(np.pi * a.astype(np.float64)).astype(np.float32),
+    sinpi=lambda a: np.sin(np.pi * a.astype(np.float64)).astype(np.float32),
+)

@@ -1,0 +1,162 @@
+"""Sample quality against held-out data, in pixels: no feature network stands between reader and number.
+
+Read several together. A memoriser wins the Frechet distance (the copy ratio catches it); ten class means win
+precision and density (recall and coverage catch them).
+
+Heusel17     GANs trained by a two time-scale update rule (Frechet distance)
+LopezPaz17   Revisiting classifier two-sample tests (1-NN accuracy)
+Kynkaanniemi19   Improved precision and recall metric
+Naeem20      Reliable fidelity and diversity metrics (density, coverage)
+"""
+
+import numpy as np
+
+from .errors import InputError
+
+BLOCK = 256             # rows of a distance matrix computed at a time
+PAIRS = 4096            # pairs subtracted directly at a time
+CANCELLATION = 1e-6     # below this fraction of |a|^2 + |b|^2, the expanded square has lost half its digits
+
+
+def frechet(a, b):
+    """Squared Frechet distance of the Gaussians fitted to two sets of images.
+
+    d^2 = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))    (Heusel17 eq. 6), squared as FID reports it
+
+    a (N, ...), b (M, ...) -> float. Raises InputError on unequal shapes, fewer than two images, NaN or inf.
+    """
+    a, b = _flatten(a, b, fewest=2)
+    cov_a, cov_b = np.atleast_2d(np.cov(a.T)), np.atleast_2d(np.cov(b.T))
+    # S1 S2 has the eigenvalues of the symmetric R S2 R, R = S1^(1/2); rounding may push a zero below zero.
+    values, vectors = np.linalg.eigh(cov_a)
+    root_a = vectors * np.sqrt(values.clip(0)) @ vectors.T
+    cross = np.sqrt(np.linalg.eigvalsh(root_a @ cov_b @ root_a).clip(0)).sum()
+    squared = np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(cov_a) + np.trace(cov_b) - 2 * cross
+    return float(max(squared, 0.0))
+
+
+def precision_recall(real, fake, k=5):
+    """Share of fakes inside the real manifold, and of reals inside the fake one.
+
+    f(x, X) = 1 if |x - x'| <= |x' - NN_k(x')| for some x' in X    (Kynkaanniemi19 eq. 1)
+    precision = mean f(fake, real), recall = mean f(real, fake)    (eq. 2)
+
+    real (N, ...), fake (M, ...) -> (precision, recall). Raises InputError on unequal shapes, fewer than
+    k + 1 images, NaN or inf.
+    """
+    real, fake = _flatten(real, fake, _checked_k(k) + 1)
+    precision, recall = np.zeros(len(fake), bool), np.zeros(len(real), bool)
+    radius_real, radius_fake = _radius(real, k), _radius(fake, k)
+    for rows, squared in _distance_blocks(real, fake):
+        precision |= (squared <= radius_real[rows, None]).any(0)
+        recall[rows] = (squared <= radius_fake).any(1)
+    return float(precision.mean()), float(recall.mean())
+
+
+def density_coverage(real, fake, k=5):
+    """How many real k-NN balls hold each fake, and what share of the real balls hold a fake.
+
+    density  = 1/(k M) sum_j sum_i 1[ |fake_j - real_i| <= NND_k(real_i) ]    (Naeem20 eq. 3)
+    coverage = 1/N sum_i 1[ some j has |fake_j - real_i| <= NND_k(real_i) ]    (eq. 4)
+
+    real (N, ...), fake (M, ...) -> (density, coverage); density may pass 1. Raises InputError on unequal
+    shapes, fewer than k + 1 images, NaN or inf.
+    """
+    real, fake = _flatten(real, fake, _checked_k(k) + 1)
+    radius = _radius(real, k)
+    inside = np.empty(len(real))
+    for rows, squared in _distance_blocks(real, fake):
+        inside[rows] = (squared <= radius[rows, None]).sum(1)
+    return float(inside.sum() / (k * len(fake))), float((inside > 0).mean())
+
+
+def one_nn_accuracy(a, b):
+    """Leave-one-out accuracy of a 1-NN classifier that tells the two sets apart: 0.5 is indistinguishable.
+
+    mean over x in a and b of 1[ label(nearest other point) = label(x) ]    (LopezPaz17 eq. 2, 1-NN)
+
+    An equidistant pair counts as half, so a copy of a point, at distance 0, favours neither set by its order.
+    a (N, ...), b (M, ...) -> float. Raises InputError on unequal shapes, fewer than two images, NaN or inf.
+    """
+    a, b = _flatten(a, b, fewest=2)
+    score = 0.0
+    for own, other in ((a, b), (b, a)):
+        gap = _nearest(own, other) - _radius(own, 1)    # > 0: the nearest other point is of the own set
+        score += np.sum(gap > 0) + 0.5 * np.sum(gap == 0)
+    return float(score / (len(a) + len(b)))
+
+
+def copy_ratio(samples, fit, held):
+    """Are samples nearer to the images that were fitted than to images of the same kind that were not?
+
+    median |sample - NN(sample in fit)| / median |sample - NN(sample in held)|
+
+    About 1 for an honest model when the halves are alike, near 0 for copies. 0/0 counts as 1, c/0 as inf.
+    samples (N, ...), fit, held (M, ...) -> float. Raises InputError on unequal shapes, no images, NaN or inf.
+    """
+    to_fit, to_held = (np.median(np.sqrt(_nearest(*_flatten(samples, half, fewest=1))))
+                       for half in (fit, held))
+    if to_held == 0:
+        return 1.0 if to_fit == 0 else float("inf")
+    return float(to_fit / to_held)
+
+
+def evaluate(samples, fit, held):
+    """Every measure of this module in one dict, the held-out images being the real ones; k = 5.
+
+    samples, fit, held (N, ...) in [0, 1] -> dict of floats. Raises InputError as the measures do.
+    """
+    precision, recall = precision_recall(held, samples)
+    density, coverage = density_coverage(held, samples)
+    return {"frechet": frechet(held, samples), "precision": precision, "recall": recall, "density": density,
+            "coverage": coverage, "one_nn": one_nn_accuracy(held, samples),
+            "copy_ratio": copy_ratio(samples, fit, held)}
+
+
+def _flatten(a, b, fewest):
+    """Two sets of images as float64 (N, D) and (M, D), checked."""
+    sets = []
+    for images in (a, b):
+        images = np.asarray(images, dtype=np.float64)
+        if images.ndim < 2:
+            raise InputError(f"metrics need images of shape (N, ...), got {images.shape}")
+        if len(images) < fewest:
+            raise InputError(f"metrics need at least {fewest} images in each set, got {len(images)}")
+        if not np.isfinite(images).all():
+            raise InputError("metrics need finite images, got NaN or inf")
+        sets.append(images)
+    if sets[0].shape[1:] != sets[1].shape[1:]:
+        raise InputError(f"metrics need images of one shape, got {sets[0].shape[1:]} and {sets[1].shape[1:]}")
+    return [images.reshape(len(images), -1) for images in sets]
+
+
+def _checked_k(k):
+    if k != int(k) or k < 1:
+        raise InputError(f"metrics need a whole number of neighbours, 1 or more, got k = {k}")
+    return int(k)
+
+
+def _distance_blocks(a, b):
+    """Yield (slice of a's rows, squared distances (rows, M)), a block of rows at a time, to hold memory."""
+    norm_b = np.sum(b * b, axis=1)
+    for start in range(0, len(a), BLOCK):
+        rows = slice(start, start + BLOCK)
+        scale = np.sum(a[rows] ** 2, axis=1)[:, None] + norm_b
+        squared = scale - 2 * (a[rows] @ b.T)
+        # Near-equal images cancel: subtract those few directly, so that a copy is at distance exactly 0.
+        close = np.nonzero(squared <= CANCELLATION * scale)
+        for first in range(0, len(close[0]), PAIRS):
+            i, j = (index[first:first + PAIRS] for index in close)
+            squared[i, j] = np.sum((a[rows][i] - b[j]) ** 2, axis=1)
+        yield rows, squared
+
+
+def _nearest(a, b):
+    """Squared distance from each of a's points to its nearest in b, (N,)."""
+    return np.concatenate([squared.min(1) for _, squared in _distance_blocks(a, b)])
+
+
+def _radius(a, k):
+    """Squared distance from each point to its k-th nearest other point of the same set, (N,)."""
+    # A point is its own nearest, at distance exactly 0, so the k-th other one stands at index k.
+    return np.concatenate([np.partition(squared, k, axis=1)[:, k] for _, squared in _distance_blocks(a, a)])

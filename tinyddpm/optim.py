@@ -1,0 +1,74 @@
+"""AdamW, EMA, gradient clipping and the learning rate's course, all on flat vectors.
+
+theta, grad, m, v and ema are (P,) arrays of one dtype, changed in place, a block at a time so that the
+temporaries stay in cache.
+"""
+
+import math
+
+import numpy as np
+
+BLOCK = 1 << 15
+
+
+def _blocks(size):
+    return (slice(i, i + BLOCK) for i in range(0, size, BLOCK))
+
+
+def adamw(theta, grad, m, v, step, lr, weight_decay=0.0, decay_m=0.9, decay_v=0.999, tol=1e-8):
+    """One AdamW step (Loshchilov19 Algorithm 2; weight_decay = 0 is Kingma15 Algorithm 1); step counts from 1.
+
+    m <- decay_m m + (1 - decay_m) grad; v likewise of grad^2; theta <- theta - lr weight_decay theta
+    - lr m_hat / (sqrt(v_hat) + tol), with m_hat = m / (1 - decay_m^step), v_hat = v / (1 - decay_v^step).
+    The decay is multiplied by lr once.
+    """
+    rate = lr / (1 - decay_m**step)
+    correct_v = 1 / math.sqrt(1 - decay_v**step)
+    for part in _blocks(theta.size):
+        g = grad[part]
+        m[part] *= decay_m
+        m[part] += (1 - decay_m) * g
+        v[part] *= decay_v
+        v[part] += (1 - decay_v) * (g * g)
+        scale = np.sqrt(v[part])
+        scale *= correct_v
+        scale += tol
+        np.divide(m[part], scale, out=scale)
+        scale *= rate
+        if weight_decay:
+            theta[part] *= 1 - lr * weight_decay
+        theta[part] -= scale
+
+
+def ema_update(ema, theta, step, decay):
+    """ema <- ema + (1 - d) (theta - ema) with d = min(decay, (1 + step) / (10 + step)); step counts from 1.
+
+    The rising d is the warm-up: early on the average forgets the random start instead of carrying it along.
+    """
+    weight = 1 - min(decay, (1 + step) / (10 + step))
+    for part in _blocks(theta.size):
+        ema[part] += weight * (theta[part] - ema[part])
+
+
+def clip_by_norm(grad, limit):
+    """Scale grad in place to a Euclidean norm of at most `limit` (Pascanu13 Algorithm 1); returns the norm before.
+
+    limit None or 0 leaves grad as it is. A norm that is not finite is returned and nothing is scaled.
+    """
+    norm = math.sqrt(float(np.dot(grad, grad)))
+    if limit and math.isfinite(norm) and norm > limit:
+        grad *= limit / norm
+    return norm
+
+
+def learning_rate(step, steps, peak, warmup=0, decay="cosine"):
+    """The rate at `step` of 1..steps: linear up to `peak` over `warmup` steps, then level or a half cosine to 0.
+
+    Cosine: peak (1 + cos(pi (step - 1 - warmup) / (steps - warmup))) / 2 (Loshchilov17 eq. 5), so the first
+    step after warm-up has the peak and the last is just above 0.
+    """
+    if step <= warmup:
+        return peak * step / warmup
+    if decay == "constant":
+        return peak
+    return peak * (1 + math.cos(math.pi * (step - 1 - warmup) / max(1, steps - warmup))) / 2
