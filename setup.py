@@ -1,14 +1,16 @@
 """Metadata, extras and the entry point; everything about the tools is in pyproject.toml."""
 
 import pathlib
+import re
 
 from setuptools import setup
 
 HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tinyddpm" / "__init__.py").read_text(encoding="utf-8")).group(1)
 
 setup(
     name="tinyddpm",
-    version="0.1.0",
+    version=VERSION,
     description="A minimal DDPM in NumPy alone: hand-written networks and gradients, every equation cited and proved",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

@@ -98,8 +98,8 @@ def sample(model, n=64, seed=0, sampler="ddim", steps=50, eta=0.0, variance="bet
     if sampler not in ("ddim", "ancestral"):
         raise InputError(f"sampler must be ddim or ancestral, got {sampler!r}")
     s = model.schedule
-    total = s.T if sampler == "ancestral" else min(steps, s.T)
-    kept = set(np.rint(np.linspace(0, total, trajectory)).astype(int).tolist())
+    steps = s.T if sampler == "ancestral" else min(steps, s.T)
+    kept = set(np.rint(np.linspace(0, steps, trajectory)).astype(int).tolist())
 
     size = min(CHUNK, math.ceil(n / 2))
 

@@ -19,9 +19,9 @@ EPS, REVERSE, PRIOR, TIME, ORDER, DROPOUT, INIT, DATA = range(8)
 def _words(samples, blocks, seed, purpose, step, first_sample):
     """The four Philox words of each (sample, block of four elements): 4 arrays of uint64, (samples, blocks)."""
     for name, value, bits in (("seed", seed, 64), ("purpose", purpose, 32), ("step", step, 32),
-                              ("first_sample", first_sample, 32), ("the last sample", first_sample + samples, 32)):
-        if not 0 <= value < 2**bits:
-            raise InputError(f"{name} must be in 0..2**{bits} - 1, got {value}")
+                              ("first_sample", first_sample, 32), ("the last sample", first_sample + samples - 1, 32)):
+        if not (isinstance(value, int | np.integer) and (0 <= value < 2**bits or samples == 0)):
+            raise InputError(f"{name} must be a whole number in 0..2**{bits} - 1, got {value!r}")
     key = np.uint64(seed)
     element = np.arange(blocks, dtype=np.uint64)[None, :]
     sample = np.arange(first_sample, first_sample + samples, dtype=np.uint64)[:, None]
@@ -65,7 +65,10 @@ def integers(shape, high, seed=0, purpose=EPS, step=0, first_sample=0):
     """Independent integers, uniform on 0..high-1 up to a bias below high / 2**32, keyed like `normal`.
 
     A word w becomes floor(w high / 2**32) (Lemire19 without the rejection, so that one counter is one draw).
+    Raises InputError unless 1 <= high <= 2**32.
     """
+    if not 1 <= high <= 2**32:
+        raise InputError(f"high must be in 1..2**32, got {high}")
     return ((bits(shape, seed, purpose, step, first_sample) * np.uint64(high)) >> SHIFT).astype(np.int64)
 
 

@@ -55,7 +55,8 @@ def clip_by_norm(grad, limit):
 
     limit None or 0 leaves grad as it is. A norm that is not finite is returned and nothing is scaled.
     """
-    norm = math.sqrt(float(np.dot(grad, grad)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        norm = math.sqrt(float(np.dot(grad, grad)))
     if limit and math.isfinite(norm) and norm > limit:
         grad *= limit / norm
     return norm

@@ -16,8 +16,10 @@ from .formulas import numpy_formulas
 def at(s, table, t, x):
     """table[t] in the dtype of x, shaped to multiply x of shape (B, ...); t in 1..T. Raises InputError."""
     t = np.asarray(t)
-    if t.dtype.kind not in "iu" or t.ndim > 1 or t.size == 0 or t.min() < 1 or t.max() > s.T:
-        raise InputError(f"t must be an int or (B,) ints in 1..{s.T}, got {t if t.ndim == 0 else t.dtype}")
+    if t.dtype.kind not in "iu" or t.ndim > 1 or t.size == 0:
+        raise InputError(f"t must be an int or (B,) ints in 1..{s.T}, got {t.dtype} of shape {t.shape}")
+    if t.min() < 1 or t.max() > s.T:
+        raise InputError(f"t must lie in 1..{s.T}, got {t.min()}..{t.max()}")
     if t.ndim == 1 and t.size != len(x):
         raise InputError(f"t has {t.size} entries for a batch of {len(x)}")
     dtype = x.dtype if x.dtype.kind == "f" else np.float64

@@ -40,6 +40,8 @@ def train(images, steps=2000, seed=0, out=None, *, net=None, schedule=None, save
     Raises InputError for bad data or settings and TinyDDPMError where training diverges or the disk refuses.
     """
     recipe = Recipe(steps=steps, seed=seed, **recipe)
+    if save_every < 1 or log_every < 1:
+        raise InputError(f"save_every and log_every must be at least 1, got {save_every} and {log_every}")
     x = _checked(images)
     net = net or default_net(x.shape[1:])
     s = schedule or linear(1000)

@@ -47,8 +47,8 @@ def timesteps(T, steps):
 
     steps = 1 is the one jump from T to data. Raises InputError unless 1 <= steps <= T.
     """
-    if not 1 <= steps <= T:
-        raise InputError(f"steps must be in 1..T = {T}, got {steps}")
+    if not isinstance(steps, int | np.integer) or not 1 <= steps <= T:
+        raise InputError(f"steps must be a whole number in 1..T = {T}, got {steps!r}")
     return [int(t) for t in np.rint(np.linspace(T, 1, steps))]
 
 
@@ -59,9 +59,14 @@ def reverse_step(xt, x0_hat, z, coefficients):
 
 
 def estimate_x0(denoise, s, xt, t, clip=None):
-    """x0_hat from the denoiser (Ho20 eq. 15, or its own x0_hat), clipped to [-clip, clip] where asked."""
+    """x0_hat from the denoiser (Ho20 eq. 15, or its own x0_hat), clipped to [-clip, clip] where asked.
+
+    Raises InputError at alpha_bar_t = 0 for a denoiser that gives eps_hat alone.
+    """
     if hasattr(denoise, "x0_hat"):
         x0_hat = denoise.x0_hat(xt, t)
+    elif s.alpha_bar[t] == 0:
+        raise InputError(f"at t = {t}, alpha_bar is 0 and eps_hat says nothing of x0: the denoiser needs x0_hat(xt, t)")
     else:
         x0_hat = predict_x0(s, xt, t, denoise(xt, t))
     return x0_hat if clip is None else x0_hat.clip(-clip, clip)
@@ -101,5 +106,5 @@ def ddim(denoise, s, xT, steps=50, eta=0.0, clip=None, seed=0, noise=None, watch
     """
     if not 0 <= eta <= 1:
         raise InputError(f"eta must be in [0, 1], got {eta}")
-    return _descend(denoise, s, xT, timesteps(s.T, min(steps, s.T)),
+    return _descend(denoise, s, xT, timesteps(s.T, steps),
                     lambda t, t_prev: ddim_coefficients(s, t, t_prev, eta), clip, seed, noise, watch)

@@ -33,6 +33,8 @@ class Schedule:
             raise InputError(f"beta[0] stands for clean data and must be 0, got {beta[0]}")
         if not (np.all(beta[1:] > 0) and np.all(beta[1:-1] < 1) and beta[-1] <= 1):
             raise InputError("beta[1:] must lie in (0, 1); only beta[T] may be 1")
+        if not np.all(np.diff(np.cumprod(1 - beta)) < 0):
+            raise InputError("beta is too small or too large for float64: alpha_bar must fall at every step")
         beta.flags.writeable = False
         object.__setattr__(self, "beta", beta)
 

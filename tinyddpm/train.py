@@ -138,8 +138,9 @@ class Trainer:
             drop = dropout_masks(r.dropout, r.seed, step, part.start)
             share = len(x0) / r.batch
             self.grads[index][:] = 0
-            loss = loss_and_grad(self.ops, self.net, self.s, self.p, self.views[index], x0, times[part], eps,
-                                 r.target, r.min_snr, drop, share)
+            with np.errstate(over="ignore", invalid="ignore"):      # divergence is looked for below
+                loss = loss_and_grad(self.ops, self.net, self.s, self.p, self.views[index], x0, times[part], eps,
+                                     r.target, r.min_snr, drop, share)
             return share * float(loss)
 
         loss = sum(self.share(one_part, range(len(self.parts))))

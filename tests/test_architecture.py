@@ -1,0 +1,81 @@
+"""The house: who may import whom, what an import loads, and how long files and functions are."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "tinyddpm"
+MODULES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.glob("*.py"))}
+SOURCES = [path for folder in ("tinyddpm", "kernels", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
+
+# From the ground up: a module may import modules on lines above its own, never beside or below.
+LAYERS = [
+    ["errors", "formulas"],
+    ["noise", "readers", "curves", "machine", "schedule", "ops", "optim", "checkpoint", "metrics", "terminal"],
+    ["params", "process", "data", "runlog"],
+    ["mlp", "unet", "samplers", "figures"],
+    ["train", "model"],
+    ["run"],
+    ["__init__", "options"],
+    ["cli"],
+    ["__main__"],
+]
+
+
+def imports(tree):
+    """The package's own modules that a module imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            found |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            assert not any(alias.name.startswith("tinyddpm") for alias in node.names), "import relatively"
+    return found & set(MODULES)
+
+
+def test_every_module_has_its_floor():
+    assert set(MODULES) == {name for layer in LAYERS for name in layer}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_arrows_point_down(name):
+    floor = {module: i for i, layer in enumerate(LAYERS) for module in layer}
+    upward = {other for other in imports(MODULES[name]) if floor[other] >= floor[name]}
+    assert not upward, f"{name} imports {upward}"
+
+
+def test_nothing_but_main_imports_cli():
+    assert [name for name in MODULES if "cli" in imports(MODULES[name])] == ["__main__"]
+
+
+def test_import_loads_no_optional_package():
+    """In a fresh process: the core needs numpy and pillow alone."""
+    optional = ("numba", "cupy", "torch", "matplotlib", "scipy", "mpi4py")
+    code = f"import sys, tinyddpm, tinyddpm.cli; print([n for n in {optional!r} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_nothing_seeds_or_draws_from_a_global_generator():
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr == "random" and isinstance(node.value, ast.Name):
+                assert node.value.id not in ("np", "numpy"), f"{path.name}:{node.lineno}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_stay_short_and_explained(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 60, f"{path.name}:{node.lineno} {node.name}"
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"{path.name}:{node.lineno}: bare except"
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{path.name}:{node.lineno} {node.name}: public, no docstring"
