@@ -120,7 +120,8 @@ def test_splitting_a_batch_changes_no_bit(key, tail, parts):
 def test_elements_do_not_depend_on_the_shape(key, some, more, samples):
     long = noise.normal((samples, some + more), **key)
     np.testing.assert_array_equal(noise.normal((samples, some), **key), long[:, :some])
-    np.testing.assert_array_equal(noise.normal((samples, 2, 3), **key), noise.normal((samples, 6), **key).reshape(-1, 2, 3))
+    images = noise.normal((samples, 2, 3), **key)
+    np.testing.assert_array_equal(images, noise.normal((samples, 6), **key).reshape(-1, 2, 3))
 
 
 @given(keys, st.integers(0, 5), tails)
@@ -162,7 +163,7 @@ def test_purposes_are_all_different():
 ], ids=str)
 def test_what_does_not_fit_its_word_is_refused(bad):
     for draw in (noise.normal, noise.bits, noise.uniform):
-        with pytest.raises(InputError, match="must be in 0") as caught:
+        with pytest.raises(InputError, match="must be a whole number in 0") as caught:
             draw((2, 3), **bad)
         assert "\n" not in str(caught.value)
 

@@ -175,7 +175,8 @@ def test_float32_is_float64_rounded(f):
     s = linear(1000)
     a, b = noise.normal((200, 8), 1), noise.normal((200, 8), 2)
     t = np.linspace(1, 1000, 200).astype(int)
-    wide, size = f(s, a.astype(np.float64), b.astype(np.float64), t), 10 / np.sqrt(s.alpha_bar[t] * (1 - s.alpha_bar[t]))
+    wide = f(s, a.astype(np.float64), b.astype(np.float64), t)
+    size = 10 / np.sqrt(s.alpha_bar[t] * (1 - s.alpha_bar[t]))
     assert np.all(np.abs(f(s, a, b, t) - wide) <= 4 * np.finfo(np.float32).eps * size[:, None])
 
 

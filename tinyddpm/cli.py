@@ -178,8 +178,7 @@ def _sampler_settings(args):
 def _draw_run(out, trained, fit):
     """The pictures of a finished run: samples, how they came about, and the loss."""
     images = len(trained.shape) == 3
-    x, frames = model.sample(trained, 64 if images else 1024, trained.meta["recipe"]["seed"], "ancestral",
-                             trajectory=FRAMES)
+    x, frames = model.sample(trained, 64 if images else 1024, trained.meta["recipe"]["seed"], trajectory=FRAMES)
     reference = None if images else fit.x
     figures.save_png(out / "samples.png", figures.picture(x, reference))
     figures.save_gif(out / "reverse.gif", _gif_frames(frames, reference))

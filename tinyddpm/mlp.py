@@ -1,6 +1,7 @@
 """A multilayer perceptron for points in a few dimensions: spec, forward, backward."""
 
 from dataclasses import dataclass
+from numbers import Integral
 
 from . import params
 from .errors import InputError
@@ -18,7 +19,8 @@ class MLP:
     layers: int = 3
 
     def __post_init__(self):
-        if self.dim < 1 or self.layers < 1 or self.hidden < 4 or self.hidden % 2:
+        whole = all(isinstance(n, Integral) for n in (self.dim, self.hidden, self.layers))
+        if not whole or self.dim < 1 or self.layers < 1 or self.hidden < 4 or self.hidden % 2:
             raise InputError(f"an MLP needs dim and layers of at least 1 and an even hidden of at least 4, got {self}")
 
     def spec(self):

@@ -4,7 +4,7 @@ import argparse
 
 from . import __version__, schedule
 from .process import TARGETS
-from .train import Recipe
+from .train import DECAYS, TIMES, Recipe
 from .unet import PADS
 
 
@@ -61,22 +61,23 @@ def _train_options(sub):
     group.add_argument("--batch", type=int, default=r.batch, metavar="N", help="samples a step")
     group.add_argument("--lr", type=float, default=r.lr, help="AdamW's peak learning rate")
     group.add_argument("--warmup", type=int, default=r.warmup, metavar="N", help="steps of linear warm-up")
-    group.add_argument("--decay", choices=("cosine", "constant"), default=r.decay, help="the rate after warm-up")
+    group.add_argument("--decay", choices=DECAYS, default=r.decay, help="the rate after warm-up")
     group.add_argument("--weight-decay", type=float, default=r.weight_decay, help="AdamW's decay")
     group.add_argument("--clip-norm", type=float, default=r.clip_norm, help="bound on the gradient's norm, 0 = off")
     group.add_argument("--ema", type=float, default=r.ema, help="decay of the averaged parameters")
     group.add_argument("--dropout", type=float, default=r.dropout, help="rate, in every residual block")
     group.add_argument("--seed", type=int, default=r.seed, help="of every random number")
     group = sub.add_argument_group("diffusion")
-    group.add_argument("--schedule", choices=schedule.KINDS, default="linear", help="how beta rises")
+    group.add_argument("--schedule", choices=schedule.KINDS, default="cosine", help="how beta rises")
     group.add_argument("--T", type=int, default=1000, help="diffusion steps")
     group.add_argument("--zero-snr", action="store_true", help="rescale to zero terminal SNR (target x0 or v)")
     group.add_argument("--target", choices=TARGETS, default=r.target, help="what the network predicts")
+    group.add_argument("--times", choices=TIMES, default=r.times, help="how the t of a batch are drawn from 1..T")
     group.add_argument("--min-snr", type=float, default=r.min_snr, metavar="GAMMA", help="min-SNR weighting, 0 = off")
     group = sub.add_argument_group("network", "what is not given is chosen to fit the data")
-    group.add_argument("--base", type=int, help="channels of the first level (default: 32)")
+    group.add_argument("--base", type=int, help="channels of the first level (default: 16, or 32 from 16 pixels)")
     group.add_argument("--mults", type=int, nargs="+", metavar="M", help="each level's multiple of them")
-    group.add_argument("--blocks", type=int, help="residual blocks a level (default: 2)")
+    group.add_argument("--blocks", type=int, help="residual blocks a level (default: 1, or 2 from 16 pixels)")
     group.add_argument("--attention", type=int, nargs="*", metavar="LEVEL", help="the levels that attend, from 0")
     group.add_argument("--heads", type=int, help="attention heads (default: 1)")
     group.add_argument("--groups", type=int, help="groups of GroupNorm (default: 8)")
@@ -89,7 +90,7 @@ def _sampler_options(sub, n):
     group = sub.add_argument_group("sampling")
     group.add_argument("--n", type=int, default=n, help="samples" if n else "samples (default: as many as held out)")
     group.add_argument("--seed", type=int, default=0, help="of the noise")
-    group.add_argument("--sampler", choices=("ddim", "ancestral"), default="ancestral",
+    group.add_argument("--sampler", choices=("ddim", "ancestral"), default="ddim",
                        help="ddim takes --steps, ancestral every one of T")
     group.add_argument("--steps", type=int, default=50, metavar="N", help="network evaluations of ddim")
     group.add_argument("--eta", type=float, default=0.0, help="ddim: 0 adds no noise, 1 as much as ancestral")

@@ -60,6 +60,8 @@ def size(spec):
 
 def views(spec, flat):
     """The spec's tree of names over `flat`, (size(spec),): namespaces and lists of windows, none a copy."""
+    if flat.shape != (size(spec),):
+        raise ValueError(f"the spec holds {size(spec)} parameters, the vector has shape {flat.shape}")
     offset = 0
 
     def lay(part):
@@ -73,10 +75,7 @@ def views(spec, flat):
             return SimpleNamespace(**{key: lay(value) for key, value in part.items()})
         return [lay(value) for value in part]
 
-    tree = lay(spec)
-    if offset != flat.size:
-        raise ValueError(f"the spec holds {offset} parameters, the vector {flat.size}")
-    return tree
+    return lay(spec)
 
 
 def init(spec, seed=0, dtype=np.float32):

@@ -11,7 +11,7 @@ import numpy as np
 from . import checkpoint, data, machine, model, runlog
 from .errors import InputError
 from .mlp import MLP
-from .schedule import linear
+from .schedule import cosine
 from .train import Recipe, Trainer, TrainState
 from .unet import UNet
 
@@ -19,23 +19,26 @@ from .unet import UNet
 def default_net(shape):
     """The net for samples of a shape: an MLP for (D,), a U-Net for (H, W, C), its levels as the sides halve.
 
-    Two levels below 16 pixels, three from there, fewer where a side is odd; attention at the coarsest of them.
+    Below 16 pixels two levels, base 16, one block; from there three levels, base 32, two blocks; fewer levels where
+    a side is odd. The coarsest level attends.
     """
     if len(shape) == 1:
         return MLP(dim=shape[0])
     height, width, channels = shape
+    large = min(height, width) >= 16
     levels = 1
-    while levels < (3 if min(height, width) >= 16 else 2) and not (height % 2**levels or width % 2**levels):
+    while levels < (3 if large else 2) and not (height % 2**levels or width % 2**levels):
         levels += 1
-    return UNet(channels=channels, mults=(1, 2, 2)[:levels], attention=(False,) * (levels - 1) + (levels > 1,))
+    return UNet(channels=channels, base=32 if large else 16, mults=(1, 2, 2)[:levels], blocks=2 if large else 1,
+                attention=(False,) * (levels - 1) + (levels > 1,))
 
 
-def train(images, steps=2000, seed=0, out=None, *, net=None, schedule=None, save_every=500, log_every=10,
+def train(images, steps=Recipe.steps, seed=0, out=None, *, net=None, schedule=None, save_every=500, log_every=10,
           progress=None, stop=None, meta=None, **recipe):
     """Train on images (N, H, W, C) or points (N, D) in [-1, 1] (Ho20 Algorithm 1); returns the Model, EMA weights.
 
     out: a new run folder for checkpoints and the log, or None; net: a UNet or MLP, by default one that fits;
-    schedule: by default linear(1000); the other settings are `Recipe`'s. progress: called with each step's
+    schedule: by default cosine(1000); the other settings are `Recipe`'s. progress: called with each step's
     record; stop: asked after each step, True ends the run early; meta: JSON's kinds, kept in the checkpoint.
     Raises InputError for bad data or settings and TinyDDPMError where training diverges or the disk refuses.
     """
@@ -44,7 +47,7 @@ def train(images, steps=2000, seed=0, out=None, *, net=None, schedule=None, save
         raise InputError(f"save_every and log_every must be at least 1, got {save_every} and {log_every}")
     x = _checked(images)
     net = net or default_net(x.shape[1:])
-    s = schedule or linear(1000)
+    s = schedule or cosine(1000)
     _check_net(net, x.shape[1:])
     about = {"net": model.net_to_meta(net), "recipe": asdict(recipe), "shape": list(x.shape[1:]),
              "digest": data.digest(data.Data(x)), "log_every": log_every, "save_every": save_every, **(meta or {})}

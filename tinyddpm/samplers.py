@@ -106,5 +106,5 @@ def ddim(denoise, s, xT, steps=50, eta=0.0, clip=None, seed=0, noise=None, watch
     """
     if not 0 <= eta <= 1:
         raise InputError(f"eta must be in [0, 1], got {eta}")
-    return _descend(denoise, s, xT, timesteps(s.T, steps),
+    return _descend(denoise, s, xT, timesteps(s.T, min(steps, s.T)),
                     lambda t, t_prev: ddim_coefficients(s, t, t_prev, eta), clip, seed, noise, watch)

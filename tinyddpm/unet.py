@@ -6,6 +6,7 @@ backward pushes going down the decoder and pops going up the encoder.
 """
 
 from dataclasses import dataclass
+from numbers import Integral
 
 from . import params
 from .errors import InputError
@@ -34,15 +35,18 @@ class UNet:
     out: int | None = None
 
     def __post_init__(self):
+        out = self.channels if self.out is None else self.out
+        sizes = (self.channels, self.base, *self.mults, self.blocks, self.heads, self.groups, out)
+        if not self.mults or not all(isinstance(n, Integral) and n >= 1 for n in sizes):
+            raise InputError("a U-Net needs whole numbers of at least 1, and at least one level, in channels, base, "
+                             f"mults, blocks, heads, groups and out; got {self}")
         widths = [self.base * m for m in self.mults]
-        if not widths or self.blocks < 1 or min(widths) < 1 or self.channels < 1 or self.heads < 1 or self.groups < 1:
-            raise InputError("a U-Net needs at least one level, block, channel, head and group")
         if len(self.attention) != len(self.mults):
             raise InputError(f"{len(self.mults)} levels need as many attention flags, got {len(self.attention)}")
         if self.base < 4 or self.base % 2:
             raise InputError(f"base must be even and at least 4 (it is also the time embedding's size): {self.base}")
-        if any(w % self.groups for w in widths):
-            raise InputError(f"groups = {self.groups} must divide every level's channels {widths}")
+        if any(w % self.groups for w in [self.base, *widths]):
+            raise InputError(f"groups = {self.groups} must divide every layer's channels {[self.base, *widths]}")
         attending = [w for w, attends in zip(widths, self.attention) if attends] + widths[-1:]
         if any(w % self.heads for w in attending):
             raise InputError(f"heads = {self.heads} must divide the channels of the levels that attend {attending}")
@@ -52,7 +56,7 @@ class UNet:
     def check_size(self, height, width):
         """Raises InputError unless both sides halve evenly at every level."""
         factor = 2 ** (len(self.mults) - 1)
-        if height % factor or width % factor:
+        if height < 1 or width < 1 or height % factor or width % factor:
             raise InputError(f"images of {height} x {width} do not halve {len(self.mults) - 1} times: both sides must "
                              f"be multiples of {factor} (pad them, or ask for fewer levels)")
 
@@ -83,8 +87,8 @@ class UNet:
             "time2": params.linear(4 * self.base, 4 * self.base),
             "conv_in": params.conv(3, self.channels, self.base),
             "down": down, "mid": mid, "up": up,
-            "norm_out": params.norm(self.base),
-            "conv_out": params.conv(3, self.base, self.out or self.channels, gain=0.0),
+            "norm_out": params.norm(width),
+            "conv_out": params.conv(3, width, self.out or self.channels, gain=0.0),
         }
 
     def _block_spec(self, inputs, outputs, attends):

@@ -1,0 +1,1 @@
+"""Benchmarks: the answer is checked first, then the time is taken; python -m benchmarks."""
