@@ -1,11 +1,12 @@
 """How time is taken: contenders in turn, A B A B, after a warm-up; medians and ratios, since machines drift."""
 
-import os
 import platform
 import statistics
 import time
 
 import numpy as np
+
+from tinyddpm.machine import cores
 
 # Other libraries' threads spin for a while after their work; a pause keeps that off the next contender's clock.
 PAUSE = 0.02
@@ -45,5 +46,4 @@ def machine():
             model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), model)
     except OSError:             # not Linux: the platform's own word has to do
         pass
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": model, "cores": str(cores), "python": platform.python_version(), "numpy": np.__version__}
+    return {"cpu": model, "cores": str(cores()), "python": platform.python_version(), "numpy": np.__version__}

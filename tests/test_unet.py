@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from gradients import OPS, check_net, check_net_habits, net_gradients, random_theta, run_net
 
+from benchmarks.names import from_peer, peer_name
 from tinyddpm import params
 from tinyddpm.errors import InputError
 from tinyddpm.ops import Forget, Ops
@@ -23,34 +24,6 @@ def peer_net(config):
         tol=config["norm_eps"])
 
 
-def peer_name(ours, net):
-    """The peer's dotted name for one of our parameters."""
-    part, kind = ours.rsplit(".", 1)
-    kind = {"w": "weight", "b": "bias"}[kind]
-    keys = part.split(".")
-    top = {"time1": "time_embedding.linear_1", "time2": "time_embedding.linear_2", "conv_in": "conv_in",
-           "norm_out": "conv_norm_out", "conv_out": "conv_out"}
-    inner = {"norm1": "norm1", "conv1": "conv1", "time": "time_emb_proj", "norm2": "norm2", "conv2": "conv2",
-             "short": "conv_shortcut"}
-    attention = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"}
-    if len(keys) == 1:
-        return f"{top[part]}.{kind}"
-    if keys[0] == "mid":
-        block, index, rest = "mid_block", {"first": 0, "second": 1}[keys[1]], keys[2:]
-    elif keys[2] == "sample":
-        return f"{keys[0]}_blocks.{keys[1]}.{keys[0]}samplers.0.conv.{kind}"
-    else:
-        block, index, rest = f"{keys[0]}_blocks.{keys[1]}", keys[3], keys[4:]
-    if rest[0] == "attention":
-        return f"{block}.attentions.{index}.{attention[rest[1]]}.{kind}"
-    return f"{block}.resnets.{index}.{inner[rest[0]]}.{kind}"
-
-
-def from_peer(array):
-    """The peer's (O, C, k, k) or (O, I) weights in our order, (k, k, C, O) or (I, O)."""
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-
-
 @pytest.mark.parametrize("name", ["diffusers_unet_tiny", "diffusers_unet_cifar_shape"])
 def test_output_and_every_gradient_agree_with_the_peer(name, golden):
     peer = golden(name)
@@ -59,11 +32,11 @@ def test_output_and_every_gradient_agree_with_the_peer(name, golden):
     theta, grad = np.empty(params.size(spec)), np.zeros(params.size(spec))
     flat, offset, names = theta, 0, []
     for ours, param in params.named(spec):
-        value = from_peer(peer[f"param/{peer_name(ours, net)}"])
+        value = from_peer(peer[f"param/{peer_name(ours)}"])
         assert value.shape == param.shape, ours
         flat[offset:offset + value.size] = value.ravel()
         offset += value.size
-        names.append(peer_name(ours, net))
+        names.append(peer_name(ours))
     assert sorted(f"param/{n}" for n in names) == sorted(k for k in peer if k.startswith("param/"))
 
     x, target = (peer[k].transpose(0, 2, 3, 1) for k in ("x", "target"))

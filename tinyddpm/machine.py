@@ -16,7 +16,7 @@ import numpy as np
 
 
 @cache
-def _openblas():
+def openblas():
     """The OpenBLAS that NumPy's wheel brings, as (get, set) of its thread count, or None where there is none."""
     site = pathlib.Path(np.__file__).parent
     for folder in (site.parent / "numpy.libs", site / ".dylibs"):
@@ -29,6 +29,16 @@ def _openblas():
     return None
 
 
+def blas_can_be_limited():
+    """Whether BLAS can be told to keep to one thread, or has been."""
+    return openblas() is not None or os.environ.get("OPENBLAS_NUM_THREADS") == "1"
+
+
+def cores():
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def workers(parts):
     """A function map(f, items) that runs f on up to `parts` threads and returns the results in order.
@@ -36,11 +46,11 @@ def workers(parts):
     Inside, BLAS keeps to one thread. Where its thread count cannot be set, and it is not one already, the items
     run one after another on this thread and BLAS uses its own threads: the results are the same.
     """
-    count = min(parts, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    control = _openblas()
-    if count == 1 or (control is None and os.environ.get("OPENBLAS_NUM_THREADS") != "1"):
+    count = min(parts, cores())
+    if count == 1 or not blas_can_be_limited():
         yield lambda f, items: [f(item) for item in items]
         return
+    control = openblas()
     before = control[0]() if control else 1
     if control:
         control[1](1)
