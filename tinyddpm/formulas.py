@@ -20,12 +20,18 @@ HALF, MINUS_TWO = np.float32(0.5), np.float32(-2.0)
 ULP_23 = np.float32(2.0**-23)
 
 
-def make(jit, f32, log, sqrt, cospi, sinpi):
+def make(jit, f32, log, sqrt, cospi, sinpi, minimum, maximum):
     """Build the formulas for one backend.
 
     `jit` decorates each function (the identity for arrays); `f32` casts to float32; `log`, `sqrt`, `cospi`,
-    `sinpi` act on float32 values, the last two on a multiple of pi. Returns a namespace of functions.
+    `sinpi`, `minimum`, `maximum` act on float32 values, cospi and sinpi on a multiple of pi. Returns a namespace
+    of functions: philox, box_muller, normals; noised, reverse, adamw, average.
     """
+    return SimpleNamespace(**_random(jit, f32, log, sqrt, cospi, sinpi), **_steps(jit, sqrt, minimum, maximum))
+
+
+def _random(jit, f32, log, sqrt, cospi, sinpi):
+    """Random words and normals."""
 
     @jit
     def philox(c0, c1, c2, c3, k0, k1):
@@ -57,17 +63,43 @@ def make(jit, f32, log, sqrt, cospi, sinpi):
         z2, z3 = box_muller(w2, w3)
         return z0, z1, z2, z3
 
+    return {"philox": philox, "box_muller": box_muller, "normals": normals}
+
+
+def _steps(jit, sqrt, minimum, maximum):
+    """The forward step, the reverse step, the optimiser's step."""
+
     @jit
     def noised(x0, eps, signal, noise):
         """Ho20 eq. 4: x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps."""
         return signal * x0 + noise * eps
 
     @jit
-    def combine(x0_hat, xt, z, c_x0, c_xt, sigma):
-        """Ho20 eq. 6-7, Song21a eq. 12: x_s = c_x0 x0_hat + c_xt x_t + sigma z."""
+    def reverse(xt, output, z, a_xt, a_output, bound, c_x0, c_xt, sigma):
+        """Every reverse step: x_s = c_x0 x0_hat + c_xt x_t + sigma z (Ho20 eq. 6-7, Song21a eq. 12).
+
+        x0_hat = a_xt x_t + a_output output (Ho20 eq. 15, or Salimans22's for v), clipped to [-bound, bound].
+        """
+        x0_hat = maximum(minimum(a_xt * xt + a_output * output, bound), -bound)
         return c_x0 * x0_hat + c_xt * xt + sigma * z
 
-    return SimpleNamespace(philox=philox, box_muller=box_muller, normals=normals, noised=noised, combine=combine)
+    @jit
+    def adamw(theta, g, m, v, keep, rate, gain_m, gain_v, correct_v, tol):
+        """One element of AdamW (Loshchilov19 Algorithm 2) -> new theta, m, v.
+
+        gain = 1 - decay of each moment; correct_v = 1 / sqrt(1 - decay_v^step); rate = lr / (1 - decay_m^step);
+        keep = 1 - lr weight_decay.
+        """
+        m = m + gain_m * (g - m)
+        v = v + gain_v * (g * g - v)
+        return keep * theta - rate * m / (sqrt(v) * correct_v + tol), m, v
+
+    @jit
+    def average(ema, theta, weight):
+        """The exponential moving average: ema + weight (theta - ema)."""
+        return ema + weight * (theta - ema)
+
+    return {"noised": noised, "reverse": reverse, "adamw": adamw, "average": average}
 
 
 # For arrays the angle is taken in float64 and rounded once, as the devices' own cospi and sinpi do in effect:
@@ -79,4 +111,6 @@ numpy_formulas = make(
     sqrt=np.sqrt,
     cospi=lambda a: np.cos(np.pi * a.astype(np.float64)).astype(np.float32),
     sinpi=lambda a: np.sin(np.pi * a.astype(np.float64)).astype(np.float32),
+    minimum=np.minimum,
+    maximum=np.maximum,
 )

@@ -8,6 +8,8 @@ import math
 
 import numpy as np
 
+from .formulas import numpy_formulas
+
 BLOCK = 1 << 15
 
 
@@ -22,22 +24,10 @@ def adamw(theta, grad, m, v, step, lr, weight_decay=0.0, decay_m=0.9, decay_v=0.
     - lr m_hat / (sqrt(v_hat) + tol), with m_hat = m / (1 - decay_m^step), v_hat = v / (1 - decay_v^step).
     The decay is multiplied by lr once.
     """
-    rate = lr / (1 - decay_m**step)
-    correct_v = 1 / math.sqrt(1 - decay_v**step)
+    factors = (1 - lr * weight_decay, lr / (1 - decay_m**step), 1 - decay_m, 1 - decay_v,
+               1 / math.sqrt(1 - decay_v**step), tol)
     for part in _blocks(theta.size):
-        g = grad[part]
-        m[part] *= decay_m
-        m[part] += (1 - decay_m) * g
-        v[part] *= decay_v
-        v[part] += (1 - decay_v) * (g * g)
-        scale = np.sqrt(v[part])
-        scale *= correct_v
-        scale += tol
-        np.divide(m[part], scale, out=scale)
-        scale *= rate
-        if weight_decay:
-            theta[part] *= 1 - lr * weight_decay
-        theta[part] -= scale
+        theta[part], m[part], v[part] = numpy_formulas.adamw(theta[part], grad[part], m[part], v[part], *factors)
 
 
 def ema_update(ema, theta, step, decay):
@@ -47,7 +37,7 @@ def ema_update(ema, theta, step, decay):
     """
     weight = 1 - min(decay, (1 + step) / (10 + step))
     for part in _blocks(theta.size):
-        ema[part] += weight * (theta[part] - ema[part])
+        ema[part] = numpy_formulas.average(ema[part], theta[part], weight)
 
 
 def clip_by_norm(grad, limit):

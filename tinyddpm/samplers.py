@@ -13,7 +13,6 @@ import numpy as np
 
 from . import noise as counter_noise
 from .errors import InputError
-from .formulas import numpy_formulas
 from .process import beta_tilde, posterior_weights, predict_x0
 
 
@@ -55,7 +54,8 @@ def timesteps(T, steps):
 def reverse_step(xt, x0_hat, z, coefficients):
     """x_s = c_x0 x0_hat + c_xt x_t + sigma z; z may be None where sigma is 0. Keeps the dtype of xt."""
     c_x0, c_xt, sigma = coefficients
-    return numpy_formulas.combine(x0_hat, xt, 0.0 if sigma == 0 else z, c_x0, c_xt, sigma)
+    mean = c_x0 * x0_hat + c_xt * xt
+    return mean + sigma * z if sigma else mean
 
 
 def estimate_x0(denoise, s, xt, t, clip=None):
