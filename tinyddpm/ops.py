@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-# A block of unrolled patches should stay in a core's cache between being written and being multiplied.
-BLOCK_BYTES = 1 << 20
+# A block of unrolled patches should stay in cache between being written and being multiplied.
+BLOCK_BYTES = 1 << 21
 
 
 class Forget:
