@@ -75,7 +75,7 @@ def _train_options(sub):
     group.add_argument("--times", choices=TIMES, default=r.times, help="how the t of a batch are drawn from 1..T")
     group.add_argument("--min-snr", type=float, default=r.min_snr, metavar="GAMMA", help="min-SNR weighting, 0 = off")
     group = sub.add_argument_group("network", "what is not given is chosen to fit the data")
-    group.add_argument("--base", type=int, help="channels of the first level (default: 16, or 32 from 16 pixels)")
+    group.add_argument("--base", type=int, help="channels of the first level (default: 24, or 32 from 16 pixels)")
     group.add_argument("--mults", type=int, nargs="+", metavar="M", help="each level's multiple of them")
     group.add_argument("--blocks", type=int, help="residual blocks a level (default: 1, or 2 from 16 pixels)")
     group.add_argument("--attention", type=int, nargs="*", metavar="LEVEL", help="the levels that attend, from 0")

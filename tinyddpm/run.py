@@ -19,7 +19,7 @@ from .unet import UNet
 def default_net(shape):
     """The net for samples of a shape: an MLP for (D,), a U-Net for (H, W, C), its levels as the sides halve.
 
-    Below 16 pixels two levels, base 16, one block; from there three levels, base 32, two blocks; fewer levels where
+    Below 16 pixels two levels, base 24, one block; from there three levels, base 32, two blocks; fewer levels where
     a side is odd. The coarsest level attends.
     """
     if len(shape) == 1:
@@ -29,7 +29,7 @@ def default_net(shape):
     levels = 1
     while levels < (3 if large else 2) and not (height % 2**levels or width % 2**levels):
         levels += 1
-    return UNet(channels=channels, base=32 if large else 16, mults=(1, 2, 2)[:levels], blocks=2 if large else 1,
+    return UNet(channels=channels, base=32 if large else 24, mults=(1, 2, 2)[:levels], blocks=2 if large else 1,
                 attention=(False,) * (levels - 1) + (levels > 1,))
 
 
