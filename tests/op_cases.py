@@ -95,8 +95,6 @@ CASES = {
     "softmax": plain("softmax", x=(3, 4, 5)),
     "attention": attention(1), "attention, 2 heads": attention(2), "attention, 6 heads": attention(6),
     "upsample": plain("upsample", x=(3, 2, 5, 4)), "concat": plain("concat", a=(3, 2, 4, 3), c=(3, 2, 4, 5)),
-    "add_channels": Case({"x": (3, 2, 5, 4), "e": (3, 4)}, lambda a, tape: OPS.add_channels(a.x.copy(), a.e, tape),
-                         lambda dy, g, tape: OPS.add_channels_backward(dy, tape)),
     "dropout": dropout(MASK), "dropout, none": dropout(None),
     "mse": mse(1.0), "mse, weight of a sample": mse(np.array([0.3, 2.0, 1.1]).reshape(3, 1, 1)),
 }

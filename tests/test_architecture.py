@@ -15,9 +15,10 @@ SOURCES = [path for folder in ("tinyddpm", "kernels", "benchmarks") for path in 
 # From the ground up: a module may import modules on lines above its own, never beside or below.
 LAYERS = [
     ["errors", "formulas"],
-    ["noise", "readers", "curves", "machine", "schedule", "ops", "optim", "checkpoint", "metrics", "terminal"],
-    ["params", "process", "data", "runlog"],
-    ["mlp", "unet", "samplers", "figures"],
+    ["noise", "readers", "curves", "machine", "schedule", "optim", "checkpoint", "metrics", "terminal"],
+    ["params", "process", "data", "runlog", "steps"],
+    ["ops"],
+    ["mlp", "unet", "samplers", "figures", "backend"],
     ["train", "model"],
     ["run"],
     ["__init__", "options"],

@@ -15,6 +15,12 @@ Reading order: schedule, process, samplers (the mathematics); noise, formulas (r
 ops, params, mlp, unet (the network and its gradient); optim, train, run (learning); model, metrics (the result).
 """
 
+import pathlib
+
+# The accelerators' folder stands beside this one in a clone, and inside it in an installed package.
+if not (pathlib.Path(__path__[0]) / "kernels").is_dir():
+    __path__.append(str(pathlib.Path(__path__[0]).parent))
+
 from .errors import InputError, TinyDDPMError
 from .mlp import MLP
 from .model import Model, load, sample

@@ -16,30 +16,66 @@ MULTIPLIER_0, MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 WEYL_0, WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)       # golden ratio, sqrt(3) - 1
 MASK, SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
 BITS_9, BITS_8 = np.uint64(9), np.uint64(8)
-HALF, MINUS_TWO = np.float32(0.5), np.float32(-2.0)
+HALF, ONE, MINUS_TWO = np.float32(0.5), np.float32(1.0), np.float32(-2.0)
 ULP_23 = np.float32(2.0**-23)
 
 
-def make(jit, f32, log, sqrt, cospi, sinpi, minimum, maximum):
+def product(a, b):
+    """The product of two 32-bit words, as its high and its low word."""
+    p = a * b
+    return p >> SHIFT, p & MASK
+
+
+def make(jit, f32, log, sqrt, cospi, sinpi, minimum, maximum, multiply=product):
     """Build the formulas for one backend.
 
     `jit` decorates each function (the identity for arrays); `f32` casts to float32; `log`, `sqrt`, `cospi`,
-    `sinpi`, `minimum`, `maximum` act on float32 values, cospi and sinpi on a multiple of pi. Returns a namespace
-    of functions: philox, box_muller, normals; noised, reverse, adamw, average.
+    `sinpi`, `minimum`, `maximum` act on float32 values, cospi and sinpi on a multiple of pi; `multiply` is
+    `product`, or an undecorated function that does the same where a compiler does better with another text.
+    Returns a namespace of functions: philox, box_muller, normals; noised, reverse, adamw, average.
     """
-    return SimpleNamespace(**_random(jit, f32, log, sqrt, cospi, sinpi), **_steps(jit, sqrt, minimum, maximum))
+    return SimpleNamespace(**_random(jit, f32, log, sqrt, cospi, sinpi, jit(multiply)),
+                           **_steps(jit, sqrt, minimum, maximum))
 
 
-def _random(jit, f32, log, sqrt, cospi, sinpi):
+def make_norm(jit, exp, reciprocal):
+    """Build the formulas of GroupNorm and SiLU: normalised, normalised_backward, silu, silu_slope."""
+
+    @jit
+    def normalised(x, mean, inv, w, b):
+        """Wu18 eq. 1: y = w (x - mean) inv + b, with inv = 1 / sqrt(var + tol)."""
+        return w * ((x - mean) * inv) + b
+
+    @jit
+    def normalised_backward(dn, n, inv, mean_dn, mean_dn_n):
+        """dx = inv (dn - mean(dn) - n mean(dn n)) with n = (x - mean) inv, dn = dy w."""
+        return inv * (dn - mean_dn - n * mean_dn_n)
+
+    @jit
+    def silu(x):
+        """Elfwing17 eq. 4: y = x s with s = 1 / (1 + exp(-x))."""
+        return x * reciprocal(ONE + exp(-x))
+
+    @jit
+    def silu_slope(x):
+        """dy/dx = s (1 + x (1 - s))."""
+        s = reciprocal(ONE + exp(-x))
+        return s * (ONE + x * (ONE - s))
+
+    return SimpleNamespace(normalised=normalised, normalised_backward=normalised_backward, silu=silu,
+                           silu_slope=silu_slope)
+
+
+def _random(jit, f32, log, sqrt, cospi, sinpi, multiply):
     """Random words and normals."""
 
     @jit
     def philox(c0, c1, c2, c3, k0, k1):
         """Philox4x32-10 (Salmon11 section 3.2): four counter words and two key words -> four random words."""
         for _ in range(10):
-            p0 = MULTIPLIER_0 * c0
-            p1 = MULTIPLIER_1 * c2
-            c0, c1, c2, c3 = (p1 >> SHIFT) ^ c1 ^ k0, p1 & MASK, (p0 >> SHIFT) ^ c3 ^ k1, p0 & MASK
+            high0, low0 = multiply(MULTIPLIER_0, c0)
+            high1, low1 = multiply(MULTIPLIER_1, c2)
+            c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
             k0 = (k0 + WEYL_0) & MASK
             k1 = (k1 + WEYL_1) & MASK
         return c0, c1, c2, c3

@@ -7,10 +7,11 @@ from functools import cached_property
 import numpy as np
 
 from . import checkpoint, machine, noise, params, samplers
+from .backend import get
 from .errors import InputError
 from .mlp import MLP
 from .ops import Forget, Ops
-from .process import TARGETS, TO_EPS, TO_X0
+from .process import TARGETS, TO_EPS, TO_X0, x0_weights
 from .schedule import Schedule
 from .unet import UNet
 
@@ -41,7 +42,7 @@ class Model:
     """
 
     net: object
-    theta: np.ndarray
+    theta: np.ndarray           # or the backend's own array
     schedule: Schedule
     shape: tuple
     target: str = "eps"
@@ -55,8 +56,8 @@ class Model:
 
     def output(self, xt, t):
         """What the net says of xt (B, ...) at t, an int or (B,) ints: its target, in the dtype of xt."""
-        times = np.atleast_1d(np.asarray(t))
-        y = self.net.forward(self.ops, self.p, xt.astype(self.theta.dtype, copy=False), times, Forget())
+        t = t if getattr(t, "ndim", 0) else int(t)
+        y = self.net.forward(self.ops, self.p, xt.astype(self.theta.dtype, copy=False), t, Forget())
         return y.astype(xt.dtype, copy=False)
 
     def __call__(self, xt, t):
@@ -68,14 +69,26 @@ class Model:
         return TO_X0[self.target](self.schedule, xt, t, self.output(xt, t))
 
 
-def load(run):
-    """The model of a run folder or checkpoint file, with its averaged (EMA) parameters. Raises InputError."""
+    def reverse(self, xt, t, coefficients, clip, seed, first_sample):
+        """One whole step of a sampler on this model's backend: the net's output, then `formulas.reverse`, z drawn."""
+        weights = x0_weights(self.schedule, t, self.target)
+        bound = math.inf if clip is None else clip
+        return self.ops.reverse_drawn(xt, self.output(xt, t), (*weights, bound, *coefficients), seed, noise.REVERSE, t,
+                                      first_sample)
+
+
+def load(run, backend="numpy"):
+    """The model of a run folder or checkpoint file, with its averaged (EMA) parameters, on a backend.
+
+    Raises InputError for a file that is no checkpoint or a backend that is not there.
+    """
     arrays, meta = checkpoint.load(run)
-    return from_checkpoint(arrays, meta)
+    return from_checkpoint(arrays, meta, get(backend))
 
 
-def from_checkpoint(arrays, meta):
+def from_checkpoint(arrays, meta, ops=None):
     """The model in a loaded checkpoint. Raises InputError where its parts do not fit each other."""
+    ops = ops or Ops()
     try:
         net, target, shape = net_from_meta(meta["net"]), meta["recipe"]["target"], tuple(meta["shape"])
         ema, schedule = arrays["ema"], Schedule(arrays["beta"])
@@ -83,7 +96,7 @@ def from_checkpoint(arrays, meta):
         raise InputError(f"the checkpoint lacks a part: {error}") from None
     if target not in TARGETS or ema.shape != (params.size(net.spec()),):
         raise InputError("the checkpoint's parameters do not fit its network")
-    return Model(net, ema, schedule, shape, target, meta)
+    return Model(net, ops.asarray(ema), schedule, shape, target, meta, ops)
 
 
 def sample(model, n=64, seed=0, sampler="ddim", steps=50, eta=0.0, variance="beta_tilde", clip=1.0, trajectory=0):
@@ -97,31 +110,32 @@ def sample(model, n=64, seed=0, sampler="ddim", steps=50, eta=0.0, variance="bet
         raise InputError(f"n must be at least 1 and trajectory 0 or at least 2, got n = {n}, trajectory = {trajectory}")
     if sampler not in ("ddim", "ancestral"):
         raise InputError(f"sampler must be ddim or ancestral, got {sampler!r}")
-    s = model.schedule
+    s, ops = model.schedule, model.ops
     steps = s.T if sampler == "ancestral" else min(steps, s.T)
     kept = set(np.rint(np.linspace(0, steps, trajectory)).astype(int).tolist())
 
-    size = min(CHUNK, math.ceil(n / 2))
+    size = min(CHUNK, math.ceil(n / ops.shards))
 
     def one_chunk(first):
         shape = (min(size, n - first), *model.shape)
-        xT = noise.normal(shape, seed, noise.PRIOR, first_sample=first)
-        frames, done = ([xT] if 0 in kept else []), 0
+        xT = ops.normal(shape, seed, noise.PRIOR, 0, first)
+        frames, done = ([ops.to_host(xT)] if 0 in kept else []), 0
 
         def watch(t_prev, xt, x0_hat):
             nonlocal done
             done += 1
             if done in kept:
-                frames.append(xt)
+                frames.append(ops.to_host(xt))
 
-        common = {"clip": clip, "watch": watch,
-                  "noise": lambda t: noise.normal(shape, seed, noise.REVERSE, t, first)}
+        common = {"clip": clip, "seed": seed, "first_sample": first, "watch": watch}
         if sampler == "ddim":
-            return samplers.ddim(model, s, xT, steps, eta, **common), frames
-        return samplers.ancestral(model, s, xT, variance, **common), frames
+            x0 = samplers.ddim(model, s, xT, steps, eta, **common)
+        else:
+            x0 = samplers.ancestral(model, s, xT, variance, **common)
+        return ops.to_host(x0), frames
 
     machine.keep_pages()
-    with machine.workers(2) as share:
+    with machine.workers(ops.shards) as share:
         parts = share(one_chunk, range(0, n, size))
     images = np.concatenate([x0 for x0, _ in parts])
     if not trajectory:

@@ -16,8 +16,11 @@ from .formulas import MASK, SHIFT, numpy_formulas
 EPS, REVERSE, PRIOR, TIME, ORDER, DROPOUT, INIT, DATA = range(8)
 
 
-def _words(samples, blocks, seed, purpose, step, first_sample):
-    """The four Philox words of each (sample, block of four elements): 4 arrays of uint64, (samples, blocks)."""
+def words(samples, blocks, seed, purpose, step, first_sample):
+    """Philox's counter and key for each (sample, block of four elements): six uint64s, the first two (samples, blocks).
+
+    Raises InputError where a number does not fit its word.
+    """
     for name, value, bits in (("seed", seed, 64), ("purpose", purpose, 32), ("step", step, 32),
                               ("first_sample", first_sample, 32), ("the last sample", first_sample + samples - 1, 32)):
         if not (isinstance(value, int | np.integer) and (0 <= value < 2**bits or samples == 0)):
@@ -46,13 +49,13 @@ def normal(shape, seed=0, purpose=EPS, step=0, first_sample=0):
     Element e of sample i depends on (seed, purpose, step, first_sample + i, e) alone: Philox4x32-10
     (Salmon11) and Box-Muller (Box58). Raises InputError where an argument does not fit its counter word.
     """
-    counter = _words(shape[0], _blocks(shape), seed, purpose, step, first_sample)
+    counter = words(shape[0], _blocks(shape), seed, purpose, step, first_sample)
     return _fill(numpy_formulas.normals(*counter), shape)
 
 
 def bits(shape, seed=0, purpose=EPS, step=0, first_sample=0):
     """Independent uniform 32-bit words, as uint64 of the given shape, keyed like `normal`."""
-    counter = _words(shape[0], _blocks(shape), seed, purpose, step, first_sample)
+    counter = words(shape[0], _blocks(shape), seed, purpose, step, first_sample)
     return _fill(numpy_formulas.philox(*counter), shape)
 
 

@@ -10,6 +10,8 @@ import math
 
 import numpy as np
 
+from .steps import Steps
+
 # A block of unrolled patches should stay in cache between being written and being multiplied.
 BLOCK_BYTES = 1 << 21
 
@@ -21,10 +23,8 @@ class Forget:
         """Drop the item."""
 
 
-class Ops:
+class Ops(Steps):
     """The operations, on arrays of the module `xp`; this class is what every other backend is tested against."""
-
-    xp = np
 
     # Linear: y = x w + b; x (..., C), w (C, O), b (O,).
 
@@ -72,14 +72,22 @@ class Ops:
 
     # Convolution: y[b,i,j,:] = b + sum_{u,v} x[b, s i + u - pad, s j + v - pad, :] w[u,v]; w (k, k, C, O).
 
-    def conv2d(self, x, p, tape, stride=1, pad=(1, 1)):
-        """A k x k convolution by unrolled patches and a matrix product; pad = zeros (before, after) each axis."""
+    def conv2d(self, x, p, tape, stride=1, pad=(1, 1), shift=None, onto=None):
+        """A k x k convolution by unrolled patches and a matrix product; pad = zeros (before, after) each axis.
+
+        What is to be added may be handed in, since a backend can add it on the way: shift, (B or 1, O), the same at
+        every pixel, and onto, an image like y. Their gradients are pixel_sum(dy) and dy itself.
+        """
         k = p.w.shape[0]
         size = [(n + sum(pad) - k) // stride + 1 for n in x.shape[1:3]]
         padded = self._embed(x, [n + sum(pad) for n in x.shape[1:3]], pad[0], 1)
         tape.append((padded, p.w, stride, pad[0], x.shape))
         y = self._correlate(padded, p.w, stride, size)
         y += p.b
+        if shift is not None:
+            y += shift[:, None, None]
+        if onto is not None:
+            y += onto
         return y
 
     def conv2d_backward(self, dy, g, tape):
@@ -230,14 +238,13 @@ class Ops:
         n = tape.pop()
         return dy[..., :n].copy(), dy[..., n:].copy()
 
-    def add_channels(self, x, e, tape):
-        """x + e, with e (B, C) the same at every pixel of x (B, H, W, C); x is overwritten."""
-        x += e[:, None, None, :]
-        return x
+    def upsample_conv2d(self, x, p, tape):
+        """conv2d(upsample(x)), one operation so that a backend may share the work of equal pixels."""
+        return self.conv2d(self.upsample(x, tape), p, tape)
 
-    def add_channels_backward(self, dy, tape):
-        """dx = dy, de = sum of dy over the pixels."""
-        return dy, self.pixel_sum(dy)
+    def upsample_conv2d_backward(self, dy, g, tape):
+        """conv2d's backward, then upsample's."""
+        return self.upsample_backward(self.conv2d_backward(dy, g, tape), tape)
 
     def dropout(self, x, mask, tape):
         """x times a mask that holds 0 or 1 / (1 - rate) (Srivastava14); mask None is the identity."""
@@ -250,11 +257,14 @@ class Ops:
         return dy if mask is None else dy * mask
 
     def time_embedding(self, t, dim, dtype):
-        """Vaswani17 section 3.5, Ho20's code: t (B,) -> (B, dim), [sin, cos](t 10000^(-i / (dim/2 - 1)))."""
-        half = dim // 2
-        frequency = np.exp(-math.log(10000) / (half - 1) * np.arange(half))
-        angle = np.asarray(t, np.float64)[:, None] * frequency
-        return self.xp.asarray(np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(dtype))
+        """Vaswani17 section 3.5, Ho20's code: t (B,) or an int -> (B or 1, dim), [sin, cos](t w).
+
+        w_i = 10000^(-i / (dim/2 - 1)), in float64 until the end.
+        """
+        xp, half = self.xp, dim // 2
+        t = xp.full((1,), t) if isinstance(t, int) else t
+        angle = t[:, None] * xp.exp(-math.log(10000) / (half - 1) * xp.arange(half))
+        return xp.concatenate([xp.sin(angle), xp.cos(angle)], axis=1).astype(dtype)
 
     # The loss: mean of weight (y - target)^2 (Ho20 eq. 14, per element).
 

@@ -17,6 +17,28 @@ def _blocks(size):
     return (slice(i, i + BLOCK) for i in range(0, size, BLOCK))
 
 
+def adamw_factors(step, lr, weight_decay=0.0, decay_m=0.9, decay_v=0.999, tol=1e-8):
+    """What `formulas.adamw` needs at `step`, counted from 1: keep, rate, gain_m, gain_v, correct_v, tol."""
+    return (1 - lr * weight_decay, lr / (1 - decay_m**step), 1 - decay_m, 1 - decay_v,
+            1 / math.sqrt(1 - decay_v**step), tol)
+
+
+def ema_weight(step, decay):
+    """1 - d with d = min(decay, (1 + step) / (10 + step)), step counted from 1.
+
+    The rising d is the warm-up: early on the average forgets the random start instead of carrying it along.
+    """
+    return 1 - min(decay, (1 + step) / (10 + step))
+
+
+def update(theta, grad, m, v, ema, scale, factors, weight):
+    """One AdamW step on scale grad and one step of the average, in place (`adamw`, `ema_update`)."""
+    for part in _blocks(theta.size):
+        g = grad[part] if scale == 1 else scale * grad[part]
+        theta[part], m[part], v[part] = numpy_formulas.adamw(theta[part], g, m[part], v[part], *factors)
+        ema[part] = numpy_formulas.average(ema[part], theta[part], weight)
+
+
 def adamw(theta, grad, m, v, step, lr, weight_decay=0.0, decay_m=0.9, decay_v=0.999, tol=1e-8):
     """One AdamW step (Loshchilov19 Algorithm 2; weight_decay = 0 is Kingma15 Algorithm 1); step counts from 1.
 
@@ -24,31 +46,30 @@ def adamw(theta, grad, m, v, step, lr, weight_decay=0.0, decay_m=0.9, decay_v=0.
     - lr m_hat / (sqrt(v_hat) + tol), with m_hat = m / (1 - decay_m^step), v_hat = v / (1 - decay_v^step).
     The decay is multiplied by lr once.
     """
-    factors = (1 - lr * weight_decay, lr / (1 - decay_m**step), 1 - decay_m, 1 - decay_v,
-               1 / math.sqrt(1 - decay_v**step), tol)
-    for part in _blocks(theta.size):
-        theta[part], m[part], v[part] = numpy_formulas.adamw(theta[part], grad[part], m[part], v[part], *factors)
+    factors = adamw_factors(step, lr, weight_decay, decay_m, decay_v, tol)
+    update(theta, grad, m, v, theta.copy(), 1, factors, 0.0)
 
 
 def ema_update(ema, theta, step, decay):
-    """ema <- ema + (1 - d) (theta - ema) with d = min(decay, (1 + step) / (10 + step)); step counts from 1.
-
-    The rising d is the warm-up: early on the average forgets the random start instead of carrying it along.
-    """
-    weight = 1 - min(decay, (1 + step) / (10 + step))
-    for part in _blocks(theta.size):
-        ema[part] = numpy_formulas.average(ema[part], theta[part], weight)
+    """ema <- ema + (1 - d) (theta - ema), in place, with the warm-up of `ema_weight`."""
+    ema[:] = numpy_formulas.average(ema, theta, ema_weight(step, decay))
 
 
-def clip_by_norm(grad, limit):
-    """Scale grad in place to a Euclidean norm of at most `limit` (Pascanu13 Algorithm 1); returns the norm before.
+def clip_scale(grad, limit):
+    """(norm, scale): the Euclidean norm of grad, and min(1, limit / norm) (Pascanu13 Algorithm 1).
 
-    limit None or 0 leaves grad as it is. A norm that is not finite is returned and nothing is scaled.
+    The scale is 1 for limit None or 0, and where the norm is not finite.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         norm = math.sqrt(float(np.dot(grad, grad)))
-    if limit and math.isfinite(norm) and norm > limit:
-        grad *= limit / norm
+    return norm, limit / norm if limit and math.isfinite(norm) and norm > limit else 1
+
+
+def clip_by_norm(grad, limit):
+    """Scale grad in place to a Euclidean norm of at most `limit` (Pascanu13 Algorithm 1); returns the norm before."""
+    norm, scale = clip_scale(grad, limit)
+    if scale != 1:
+        grad *= scale
     return norm
 
 

@@ -7,6 +7,8 @@ Everywhere t is an int or (B,) ints in 1..T; coefficients are taken from float64
 edge, to the dtype of the array they multiply. Raises InputError for t outside 1..T.
 """
 
+import math
+
 import numpy as np
 
 from .errors import InputError
@@ -14,7 +16,12 @@ from .formulas import numpy_formulas
 
 
 def at(s, table, t, x):
-    """table[t] in the dtype of x, shaped to multiply x of shape (B, ...); t in 1..T. Raises InputError."""
+    """table[t] in the dtype of x, shaped to multiply x of shape (B, ...); t in 1..T. Raises InputError.
+
+    A t that lives on a device is trusted, and the table must live there too: reading t back would stall it.
+    """
+    if hasattr(t, "__array_namespace__") and not isinstance(t, np.ndarray | np.generic):
+        return table[t].astype(x.dtype).reshape(t.shape + (1,) * (x.ndim - 1))
     t = np.asarray(t)
     if t.dtype.kind not in "iu" or t.ndim > 1 or t.size == 0:
         raise InputError(f"t must be an int or (B,) ints in 1..{s.T}, got {t.dtype} of shape {t.shape}")
@@ -122,6 +129,19 @@ def min_snr_weight(s, t, x, target, gamma):
     if target == "eps":         # min(SNR, gamma) / SNR, whose limit at SNR = 0 is 1
         return at(s, np.minimum(1.0, gamma * (1 - s.alpha_bar) / np.maximum(s.alpha_bar, 1e-300)), t, x)
     return at(s, capped if target == "x0" else capped / (s.snr + 1), t, x)
+
+
+def x0_weights(s, t, target):
+    """(a_xt, a_output), Python floats: x0_hat = a_xt x_t + a_output output, for an output of kind `target`.
+
+    Ho20 eq. 15 for "eps", Salimans22 section 4 for "v". Raises InputError for "eps" where alpha_bar_t = 0.
+    """
+    root, rest = math.sqrt(s.alpha_bar[t]), math.sqrt(1 - s.alpha_bar[t])
+    if target == "eps":
+        if root == 0:
+            raise InputError(f"at t = {t}, alpha_bar is 0 and eps_hat says nothing of x0")
+        return 1 / root, -rest / root
+    return (0.0, 1.0) if target == "x0" else (root, -rest)
 
 
 # What a network may be trained to say, and how each saying gives x0_hat and eps_hat.

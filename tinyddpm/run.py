@@ -9,10 +9,11 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from . import checkpoint, data, machine, model, runlog
+from .backend import get
 from .errors import InputError
 from .mlp import MLP
 from .schedule import cosine
-from .train import Recipe, Trainer, TrainState
+from .train import Recipe, Trainer, TrainState, check
 from .unet import UNet
 
 
@@ -34,15 +35,17 @@ def default_net(shape):
 
 
 def train(images, steps=Recipe.steps, seed=0, out=None, *, net=None, schedule=None, save_every=500, log_every=10,
-          progress=None, stop=None, meta=None, **recipe):
+          progress=None, stop=None, meta=None, backend="numpy", **recipe):
     """Train on images (N, H, W, C) or points (N, D) in [-1, 1] (Ho20 Algorithm 1); returns the Model, EMA weights.
 
     out: a new run folder for checkpoints and the log, or None; net: a UNet or MLP, by default one that fits;
     schedule: by default cosine(1000); the other settings are `Recipe`'s. progress: called with each step's
-    record; stop: asked after each step, True ends the run early; meta: JSON's kinds, kept in the checkpoint.
+    record; stop: asked after each step, True ends the run early; meta: JSON's kinds, kept in the checkpoint; backend:
+    who computes (`backend.get`).
     Raises InputError for bad data or settings and TinyDDPMError where training diverges or the disk refuses.
     """
-    recipe = Recipe(steps=steps, seed=seed, **recipe)
+    ops = get(backend)
+    recipe = Recipe(**{"shards": ops.shards, **recipe, "steps": steps, "seed": seed})
     if save_every < 1 or log_every < 1:
         raise InputError(f"save_every and log_every must be at least 1, got {save_every} and {log_every}")
     x = _checked(images)
@@ -53,14 +56,14 @@ def train(images, steps=Recipe.steps, seed=0, out=None, *, net=None, schedule=No
              "digest": data.digest(data.Data(x)), "log_every": log_every, "save_every": save_every, **(meta or {})}
     if out is not None and (pathlib.Path(out) / checkpoint.NAME).exists():
         raise InputError(f"{out} already holds a run: resume it, or choose another folder")
-    return _go(x, net, s, recipe, TrainState.fresh(net, seed), out, about, progress, stop)
+    return _go(x, net, s, recipe, TrainState.fresh(net, seed), out, about, progress, stop, ops)
 
 
-def resume(out, images, steps=None, *, progress=None, stop=None):
+def resume(out, images, steps=None, *, progress=None, stop=None, backend="numpy"):
     """Go on with the run in folder `out`, on the same images, to its own number of steps or to `steps`.
 
-    Bit for bit the run that was never interrupted (where `steps` is not changed). Returns the Model. Raises
-    InputError where the folder holds no run, or the images are not those it was trained on.
+    Bit for bit the run that was never interrupted, where `steps` and the backend are not changed. Returns the
+    Model. Raises InputError where the folder holds no run, or the images are not those it was trained on.
     """
     arrays, meta = checkpoint.load(out)
     trained = model.from_checkpoint(arrays, meta)
@@ -74,7 +77,7 @@ def resume(out, images, steps=None, *, progress=None, stop=None):
     if recipe.steps < state.step:
         raise InputError(f"{out} has already reached step {state.step}, beyond {recipe.steps}")
     about = {**meta, "recipe": asdict(recipe)}
-    return _go(x, trained.net, trained.schedule, recipe, state, out, about, progress, stop)
+    return _go(x, trained.net, trained.schedule, recipe, state, out, about, progress, stop, get(backend))
 
 
 def _checked(images):
@@ -92,11 +95,14 @@ def _check_net(net, shape):
         raise InputError(f"this MLP takes ({net.dim},), the data holds {shape}")
 
 
-def _go(x, net, s, recipe, state, out, about, progress, stop):
+def _go(x, net, s, recipe, state, out, about, progress, stop, ops):
     """The loop: step, log, save; at the end, or when asked to stop, save and return the model."""
+    state = state.on(ops)
+
     def save():
         if out is not None:
-            checkpoint.save(pathlib.Path(out) / checkpoint.NAME, {**state.arrays(), "beta": s.beta},
+            arrays = {name: ops.to_host(vector) for name, vector in state.arrays().items()}
+            checkpoint.save(pathlib.Path(out) / checkpoint.NAME, {**arrays, "beta": s.beta},
                             {**about, "step": state.step})
 
     log = None
@@ -109,11 +115,13 @@ def _go(x, net, s, recipe, state, out, about, progress, stop):
     machine.keep_pages()
     try:
         with machine.workers(recipe.shards) as share:
-            trainer = Trainer(net, s, x, recipe, state, share)
+            trainer = Trainer(net, s, x, recipe, state, share, ops)
             while state.step < recipe.steps:
                 record = trainer.step()
-                if log and (record["step"] % about["log_every"] == 0 or record["step"] in (1, recipe.steps)):
-                    log.append(record)
+                if record["step"] % about["log_every"] == 0 or record["step"] in (1, recipe.steps):
+                    record = check(record)
+                    if log:
+                        log.append(record)
                 if progress is not None:
                     progress(record)
                 if stop is not None and stop():
@@ -124,4 +132,4 @@ def _go(x, net, s, recipe, state, out, about, progress, stop):
     finally:
         if log:
             log.close()
-    return model.Model(net, state.ema, s, x.shape[1:], recipe.target, {**about, "step": state.step})
+    return model.Model(net, state.ema, s, x.shape[1:], recipe.target, {**about, "step": state.step}, ops)

@@ -1,7 +1,8 @@
 """Samplers: free functions over a denoiser. They differ in their coefficients, not in their loop.
 
 A denoiser is any callable (xt, t) -> eps_hat with t an int: a network or a closed form. One that also has a
-method x0_hat(xt, t) is asked for that instead: where alpha_bar_T = 0, eps_hat says nothing about x_0.
+method x0_hat(xt, t) is asked for that instead: where alpha_bar_T = 0, eps_hat says nothing about x_0. One that has
+a method reverse(xt, t, coefficients, clip, seed, first_sample) takes the whole step itself, fused.
 
 Every reverse step, of Ho20 eq. 6-7 and of Song21a eq. 12 alike, is
     x_s = c_x0 x0_hat + c_xt x_t + sigma z,        s < t.
@@ -72,39 +73,45 @@ def estimate_x0(denoise, s, xt, t, clip=None):
     return x0_hat if clip is None else x0_hat.clip(-clip, clip)
 
 
-def _descend(denoise, s, xT, times, coefficients, clip, seed, noise, watch):
+def _descend(denoise, s, xT, times, coefficients, clip, seed, first_sample, noise, watch):
     """The one loop: walk xT down `times` to data, each step with coefficients(t, t_prev)."""
-    if noise is None:
-        def noise(t):
-            return counter_noise.normal(xT.shape, seed, counter_noise.REVERSE, step=t).astype(xT.dtype)
-    xt = xT
+    fused = hasattr(denoise, "reverse") and noise is None
+
+    def draw(t):
+        return counter_noise.normal(xT.shape, seed, counter_noise.REVERSE, t, first_sample).astype(xT.dtype)
+
+    xt, x0_hat = xT, None
     for t, t_prev in zip(times, times[1:] + [0]):
-        x0_hat = estimate_x0(denoise, s, xt, t, clip)
         step = coefficients(t, t_prev)
-        xt = reverse_step(xt, x0_hat, noise(t) if step[2] > 0 else None, step)
+        if fused:
+            xt = denoise.reverse(xt, t, step, clip, seed, first_sample)
+        else:
+            x0_hat = estimate_x0(denoise, s, xt, t, clip)
+            xt = reverse_step(xt, x0_hat, (noise or draw)(t) if step[2] > 0 else None, step)
         if watch is not None:
             watch(t_prev, xt, x0_hat)
     return xt
 
 
-def ancestral(denoise, s, xT, variance="beta_tilde", clip=None, seed=0, noise=None, watch=None):
+def ancestral(denoise, s, xT, variance="beta_tilde", clip=None, seed=0, noise=None, watch=None,
+              first_sample=0):
     """Ho20 Algorithm 2: x_0 from x_T, through every t from T to 1.
 
     denoise: (xt, t) -> eps_hat; xT: (B, ...), N(0, I); variance: "beta" or "beta_tilde" (Ho20 section 3.2);
-    clip: bound on |x0_hat|, or None; noise: (t) -> z of xT's shape, by default Philox from `seed`;
-    watch: called after each step with (t_prev, x_{t_prev}, x0_hat). Returns x_0. Raises InputError.
+    clip: bound on |x0_hat|, or None; noise: (t) -> z of xT's shape, by default Philox from `seed`, the samples
+    counted from `first_sample`; watch: called after each step with (t_prev, x_{t_prev}, x0_hat), the last None
+    where the denoiser takes fused steps. Returns x_0. Raises InputError.
     """
     return _descend(denoise, s, xT, timesteps(s.T, s.T), lambda t, t_prev: ancestral_coefficients(s, t, variance),
-                    clip, seed, noise, watch)
+                    clip, seed, first_sample, noise, watch)
 
 
-def ddim(denoise, s, xT, steps=50, eta=0.0, clip=None, seed=0, noise=None, watch=None):
+def ddim(denoise, s, xT, steps=50, eta=0.0, clip=None, seed=0, noise=None, watch=None, first_sample=0):
     """Song21a eq. 12, 16: x_0 from x_T in `steps` jumps; eta = 0 adds no noise, eta = 1 on all steps is Ho20's.
 
-    denoise: (xt, t) -> eps_hat; xT: (B, ...), N(0, I); clip: bound on |x0_hat|, or None; noise: (t) -> z;
-    watch: called after each step with (t_prev, x_{t_prev}, x0_hat). Returns x_0. Raises InputError.
+    The other arguments are `ancestral`'s. Returns x_0. Raises InputError.
     """
     if not 0 <= eta <= 1:
         raise InputError(f"eta must be in [0, 1], got {eta}")
     return _descend(denoise, s, xT, timesteps(s.T, min(steps, s.T)),
-                    lambda t, t_prev: ddim_coefficients(s, t, t_prev, eta), clip, seed, noise, watch)
+                    lambda t, t_prev: ddim_coefficients(s, t, t_prev, eta), clip, seed, first_sample, noise, watch)

@@ -7,6 +7,7 @@ moments and the step: nothing else has to be kept for a run to go on as if it ha
 import itertools
 import math
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -14,8 +15,10 @@ from . import noise, optim, params
 from .data import batch_indices
 from .errors import InputError, TinyDDPMError
 from .ops import Ops
-from .process import TARGETS, min_snr_weight, q_sample
+from .process import TARGETS, at, min_snr_weight, q_sample
 
+NUMPY = Ops()
+PLAN = 64                   # steps whose batches are drawn together
 DECAYS = ("cosine", "constant")
 TIMES = ("stratified", "independent")
 
@@ -80,6 +83,10 @@ class TrainState:
         """The vectors by name, for a checkpoint."""
         return {"theta": self.theta, "ema": self.ema, "m": self.m, "v": self.v}
 
+    def on(self, ops):
+        """This state with its vectors on a backend."""
+        return TrainState(self.step, *map(ops.asarray, self.arrays().values()))
+
 
 def draw_times(s, seed, step, batch, times="independent"):
     """(batch,) ints, each uniform on 1..T (Ho20 Algorithm 1, line 3).
@@ -93,7 +100,7 @@ def draw_times(s, seed, step, batch, times="independent"):
     return 1 + noise.integers((batch, 1), s.T, seed, noise.TIME, step)[:, 0]
 
 
-def dropout_masks(rate, seed, step, first_sample):
+def dropout_masks(rate, seed, step, first_sample, ops=NUMPY):
     """A callable (shape, dtype) -> mask of 0 and 1 / (1 - rate), new at every call, or None for rate 0."""
     if rate == 0:
         return None
@@ -101,18 +108,18 @@ def dropout_masks(rate, seed, step, first_sample):
 
     def mask(shape, dtype):
         purpose = noise.DROPOUT + (next(site) << 8)
-        kept = noise.uniform(shape, seed, purpose, step, first_sample) >= rate
+        kept = ops.uniform(shape, seed, purpose, step, first_sample) >= rate
         return kept.astype(dtype) / dtype.type(1 - rate)
     return mask
 
 
-def loss_and_grad(ops, net, s, p, g, x0, t, eps, target="eps", min_snr=0.0, drop=None, scale=1.0):
+def loss_and_grad(ops, net, s, p, g, x0, t, eps, target="eps", min_snr=0.0, drop=None, scale=1.0, xt=None):
     """L_simple (Ho20 eq. 14, a mean per element) at x0, t (B,), eps; adds scale times its gradient to g.
 
-    target: what the net is to predict, "eps", "x0" or "v" (Salimans22); min_snr: Hang23's gamma, 0 for weight 1.
-    Returns the loss, unscaled.
+    target: what the net is to predict, "eps", "x0" or "v" (Salimans22); min_snr: Hang23's gamma, 0 for weight 1;
+    xt: the noised x0 where it is known already. Returns the loss, unscaled.
     """
-    xt = q_sample(s, x0, t, eps)
+    xt = q_sample(s, x0, t, eps) if xt is None else xt
     tape = []
     y = net.forward(ops, p, xt, t, tape, drop)
     weight = min_snr_weight(s, t, y, target, min_snr) if min_snr else y.dtype.type(1)
@@ -122,49 +129,72 @@ def loss_and_grad(ops, net, s, p, g, x0, t, eps, target="eps", min_snr=0.0, drop
 
 
 class Trainer:
-    """One run's state and the step that moves it on; `share` is the map of `machine.workers`."""
+    """One run's state, on a backend, and the step that moves it on; `share` is the map of `machine.workers`."""
 
-    def __init__(self, net, s, x, recipe, state, share, ops=None):
-        self.net, self.s, self.x, self.recipe, self.state, self.share = net, s, x, recipe, state, share
-        self.ops = ops or Ops()
+    def __init__(self, net, s, x, recipe, state, share, ops=NUMPY):
+        self.net, self.recipe, self.state, self.share, self.ops = net, recipe, state, share, ops
+        self.x = ops.asarray(x)
+        # the tables live where the times do, so that neither has to be fetched
+        self.s = SimpleNamespace(T=s.T, alpha_bar=ops.asarray(s.alpha_bar), snr=ops.asarray(s.snr))
+        self.tables = ops.xp.sqrt(self.s.alpha_bar), ops.xp.sqrt(1 - self.s.alpha_bar)
+        self.planned = None
         self.p = params.views(net.spec(), state.theta)
         cuts = np.linspace(0, recipe.batch, min(recipe.shards, recipe.batch) + 1).astype(int)
         self.parts = [slice(a, b) for a, b in zip(cuts, cuts[1:])]
-        self.grads = [np.zeros_like(state.theta) for _ in self.parts]
+        self.grads = [ops.xp.zeros_like(state.theta) for _ in self.parts]
         self.views = [params.views(net.spec(), grad) for grad in self.grads]
+
+    def _plan(self, step):
+        """The rows of x and the times of a step, from plans of many steps: a device gets them a plan at a time."""
+        r, first = self.recipe, (step - 1) // PLAN * PLAN
+        if self.planned is None or self.planned[0] != first:
+            steps = range(first + 1, first + PLAN + 1)
+            rows = [batch_indices(len(self.x), r.batch, r.seed, k - 1) for k in steps]
+            times = [draw_times(self.s, r.seed, k, r.batch, r.times) for k in steps]
+            self.planned = first, self.ops.asarray(np.stack(rows)), self.ops.asarray(np.stack(times))
+        return (plan[step - 1 - first] for plan in self.planned[1:])
 
     def step(self):
         """One step of Ho20 Algorithm 1 with AdamW; returns {"step", "loss", "grad_norm", "lr"}.
 
         Raises TinyDDPMError where the loss or the gradient is no longer finite; theta is then still the last good.
+        A lazy backend's loss and norm are not read here, so there it is for the caller to look (`check`).
         """
-        r, state = self.recipe, self.state
+        r, state, ops = self.recipe, self.state, self.ops
         step = state.step + 1
-        rows = batch_indices(len(self.x), r.batch, r.seed, state.step)
-        times = draw_times(self.s, r.seed, step, r.batch, r.times)
+        rows, times = self._plan(step)
 
         def one_part(index):
             part = self.parts[index]
-            x0 = self.x[rows[part]]
-            eps = noise.normal(x0.shape, r.seed, noise.EPS, step, first_sample=part.start)
-            drop = dropout_masks(r.dropout, r.seed, step, part.start)
+            x0, t = self.x[rows[part]], times[part]
+            signal, sigma = (at(self.s, table, t, x0).reshape(-1) for table in self.tables)
+            xt, eps = ops.noised_drawn(x0, signal, sigma, r.seed, noise.EPS, step, part.start)
+            drop = dropout_masks(r.dropout, r.seed, step, part.start, ops)
             share = len(x0) / r.batch
             self.grads[index][:] = 0
             with np.errstate(over="ignore", invalid="ignore"):      # divergence is looked for below
-                loss = loss_and_grad(self.ops, self.net, self.s, self.p, self.views[index], x0, times[part], eps,
-                                     r.target, r.min_snr, drop, share)
-            return share * float(loss)
+                return share * loss_and_grad(ops, self.net, self.s, self.p, self.views[index], x0, t, eps,
+                                             r.target, r.min_snr, drop, share, xt)
 
         loss = sum(self.share(one_part, range(len(self.parts))))
         grad = self.grads[0]
         for other in self.grads[1:]:
             grad += other
-        norm = optim.clip_by_norm(grad, r.clip_norm)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise TinyDDPMError(f"training diverged at step {step}: loss {loss}, gradient norm {norm}; "
-                                f"try a smaller learning rate than {r.lr}")
+        scale, norm = ops.clip_scale(grad, r.clip_norm)
         lr = optim.learning_rate(step, r.steps, r.lr, r.warmup, r.decay)
-        optim.adamw(state.theta, grad, state.m, state.v, step, lr, r.weight_decay)
-        optim.ema_update(state.ema, state.theta, step, r.ema)
+        record = {"step": step, "loss": loss, "grad_norm": norm, "lr": lr}
+        if not ops.lazy:
+            record = check(record)
+        factors = (*optim.adamw_factors(step, lr, r.weight_decay), optim.ema_weight(step, r.ema))
+        ops.adamw_ema(state.theta, grad, state.m, state.v, state.ema, scale, factors)
         state.step = step
-        return {"step": step, "loss": loss, "grad_norm": norm, "lr": lr}
+        return record
+
+
+def check(record):
+    """A step's record with its numbers read. Raises TinyDDPMError where loss or gradient is not finite."""
+    read = {**record, "loss": float(record["loss"]), "grad_norm": float(record["grad_norm"])}
+    if not (math.isfinite(read["loss"]) and math.isfinite(read["grad_norm"])):
+        raise TinyDDPMError(f"training diverged at step {read['step']}: loss {read['loss']}, gradient norm "
+                            f"{read['grad_norm']}; try a smaller learning rate than {read['lr']:.3g}")
+    return read

@@ -128,8 +128,7 @@ class UNet:
                 h = ops.concat(h, skips.pop(), tape)
                 h = self._block(ops, block, h, e, tape, drop)
             if level.sample:
-                h = ops.upsample(h, tape)
-                h = ops.conv2d(h, level.sample, tape)
+                h = ops.upsample_conv2d(h, level.sample, tape)
         h = ops.groupnorm_silu(h, p.norm_out, self.groups, tape, self.tol)
         return ops.conv2d(h, p.conv_out, tape)
 
@@ -140,8 +139,7 @@ class UNet:
         dskips, de = [], []
         for level in reversed(g.up):
             if level.sample:
-                dh = ops.conv2d_backward(dh, level.sample, tape)
-                dh = ops.upsample_backward(dh, tape)
+                dh = ops.upsample_conv2d_backward(dh, level.sample, tape)
             for block in reversed(level.blocks):
                 dh = self._block_backward(ops, block, dh, de, tape)
                 dh, dskip = ops.concat_backward(dh, tape)
@@ -177,12 +175,10 @@ class UNet:
         """x + conv(silu(norm(conv(silu(norm(x))) + e w))), with a 1 x 1 convolution on x where channels change."""
         short = x if p.short is None else ops.conv2d(x, p.short, tape, pad=(0, 0))
         h = ops.groupnorm_silu(x, p.norm1, self.groups, tape, self.tol)
-        h = ops.conv2d(h, p.conv1, tape)
-        h = ops.add_channels(h, ops.linear(e, p.time, tape), tape)
+        h = ops.conv2d(h, p.conv1, tape, shift=ops.linear(e, p.time, tape))
         h = ops.groupnorm_silu(h, p.norm2, self.groups, tape, self.tol)
         h = ops.dropout(h, drop and drop(h.shape, h.dtype), tape)
-        h = ops.conv2d(h, p.conv2, tape)
-        h += short
+        h = ops.conv2d(h, p.conv2, tape, onto=short)
         return h if p.attention is None else self._attend(ops, p.attention, h, tape)
 
     def _block_backward(self, ops, g, dy, de, tape):
@@ -191,9 +187,9 @@ class UNet:
         dh = ops.conv2d_backward(dy, g.conv2, tape)
         dh = ops.dropout_backward(dh, tape)
         dh = ops.groupnorm_silu_backward(dh, g.norm2, tape)
-        dh, dshift = ops.add_channels_backward(dh, tape)
-        de.append(ops.linear_backward(dshift, g.time, tape))
+        dshift = ops.pixel_sum(dh)
         dh = ops.conv2d_backward(dh, g.conv1, tape)
+        de.append(ops.linear_backward(dshift, g.time, tape))
         dh = ops.groupnorm_silu_backward(dh, g.norm1, tape)
         dh += dy if g.short is None else ops.conv2d_backward(dy, g.short, tape)
         return dh

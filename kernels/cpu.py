@@ -1,0 +1,222 @@
+"""Fused element-wise work on a CPU, float32: GroupNorm with SiLU, and an exponential that fills vectors.
+
+Every function runs on the calling thread and lets go of the interpreter's lock. Loops run over channels innermost,
+which lie side by side, so that the compiler turns them into vector instructions.
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+JIT = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract"}}
+INLINE = {**JIT, "inline": "always"}
+
+ONE, HALF = np.float32(1), np.float32(0.5)
+LOG2_E, LN2_HIGH, LN2_LOW = np.float32(1.44269504), np.float32(0.693359375), np.float32(-2.12194440e-4)
+LOWEST, HIGHEST = np.float32(-87.3), np.float32(88.3)
+# exp(r) = 1 + r + r^2 P(r) on |r| <= log(2) / 2, from Moshier's Cephes library (expf)
+E2, E3, E4 = np.float32(5.0000001201e-1), np.float32(1.6666665459e-1), np.float32(4.1665795894e-2)
+E5, E6, E7 = np.float32(8.3334519073e-3), np.float32(1.3981999507e-3), np.float32(1.9875691500e-4)
+
+
+@intrinsic
+def power_of_two(typing, n):
+    """2^n for a whole float32 n in -126..127: n + 127 in the exponent's place."""
+    def generate(context, builder, signature, args):
+        whole = builder.fptosi(args[0], ir.IntType(32))
+        shifted = builder.shl(builder.add(whole, ir.Constant(ir.IntType(32), 127)), ir.Constant(ir.IntType(32), 23))
+        return builder.bitcast(shifted, ir.FloatType())
+    return types.float32(types.float32), generate
+
+
+@intrinsic
+def floor(typing, x):
+    """The largest whole number not above x, float32; the compiler has one instruction for it."""
+    def generate(context, builder, signature, args):
+        kind = ir.FunctionType(ir.FloatType(), [ir.FloatType()])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.floor.f32"), args)
+    return types.float32(types.float32), generate
+
+
+@njit(**INLINE)
+def exp(x):
+    """exp(x) within 2 units in the last place, for x cut to -87.3..88.3; without a branch or a table."""
+    x = min(max(x, LOWEST), HIGHEST)
+    n = floor(x * LOG2_E + HALF)
+    r = (x - n * LN2_HIGH) - n * LN2_LOW
+    p = ((((E7 * r + E6) * r + E5) * r + E4) * r + E3) * r + E2
+    return (p * r * r + r + ONE) * power_of_two(n)
+
+
+@njit(**INLINE)
+def sigmoid(z):
+    """1 / (1 + exp(-z))."""
+    return ONE / (ONE + exp(-z))
+
+
+@njit(**JIT)
+def silu(x, y):
+    """y = x sigmoid(x), flat."""
+    for k in range(x.size):
+        y[k] = x[k] * sigmoid(x[k])
+
+
+@njit(**JIT)
+def silu_backward(dy, x, dx):
+    """dx = dy (s + x s (1 - s)) with s = sigmoid(x), flat."""
+    for k in range(x.size):
+        s = sigmoid(x[k])
+        dx[k] = dy[k] * (s + x[k] * s * (ONE - s))
+
+
+# Images come as rows, (B, H, W C), with a border b of pixels around those that count: a row's numbers lie side by
+# side, and its tables (a scale, a sum for each place in the row) make one long loop of it.
+
+
+@njit(**JIT)
+def fold(row, channels):
+    """Sums for each place in a row (W C,) -> sums for each channel, in row[:C]."""
+    for k in range(channels, len(row), channels):
+        for c in range(channels):
+            row[c] += row[k + c]
+
+
+@njit(**JIT)
+def unfold(row, channels):
+    """row[:C] repeated along the row."""
+    for k in range(channels, len(row), channels):
+        for c in range(channels):
+            row[k + c] = row[c]
+
+
+@njit(**JIT)
+def group_means(row, channels, groups, pixels):
+    """Channels' sums over so many pixels, row[:C] -> their group's mean."""
+    size = channels // groups
+    for g in range(0, channels, size):
+        total = np.float32(0)
+        for c in range(g, g + size):
+            total += row[c]
+        for c in range(g, g + size):
+            row[c] = total / np.float32(size * pixels)
+
+
+@njit(**JIT)
+def pixel_sums(x, border, channels, total):
+    """total (B, C) = the sum of x over its pixels."""
+    B, H, length = x.shape
+    left = border * channels
+    row = np.empty(length - 2 * left, np.float32)
+    for n in range(B):
+        row[:] = 0
+        for i in range(border, H - border):
+            xr = x[n, i, left:length - left]
+            for k in range(len(row)):
+                row[k] += xr[k]
+        fold(row, channels)
+        for c in range(channels):
+            total[n, c] = row[c]
+
+
+@njit(**JIT)
+def groupnorm(x, xb, w, b, groups, tol, activate, y, yb, mean, inv):
+    """y = w (x - mean) inv + b, or its SiLU; xb and yb: the borders of x and y; mean and inv (B, C) are filled.
+
+    The variance takes a second pass over an image that is still in cache: one pass would lose digits.
+    """
+    C = len(w)
+    B, H, xl, yl = len(x), x.shape[1] - 2 * xb, xb * C, yb * C
+    length = x.shape[2] - 2 * xl
+    pixels = H * length // C
+    scale, shift = np.empty(length, np.float32), np.empty(length, np.float32)
+    for n in range(B):
+        shift[:] = 0
+        for i in range(xb, xb + H):
+            xr = x[n, i, xl:xl + length]
+            for k in range(length):
+                shift[k] += xr[k]
+        fold(shift, C)
+        group_means(shift, C, groups, pixels)
+        unfold(shift, C)
+        scale[:] = 0
+        for i in range(xb, xb + H):
+            xr = x[n, i, xl:xl + length]
+            for k in range(length):
+                scale[k] += (xr[k] - shift[k]) ** 2
+        fold(scale, C)
+        group_means(scale, C, groups, pixels)
+        for c in range(C):
+            mean[n, c], inv[n, c] = shift[c], ONE / np.sqrt(scale[c] + tol)
+            scale[c] = inv[n, c] * w[c]
+            shift[c] = b[c] - mean[n, c] * scale[c]
+        unfold(scale, C)
+        unfold(shift, C)
+        for i in range(H):
+            xr, yr = x[n, xb + i, xl:xl + length], y[n, yb + i, yl:yl + length]
+            if activate:
+                for k in range(length):
+                    z = xr[k] * scale[k] + shift[k]
+                    yr[k] = z * sigmoid(z)
+            else:
+                for k in range(length):
+                    yr[k] = xr[k] * scale[k] + shift[k]
+
+
+@njit(**JIT)
+def groupnorm_backward(dy, db, x, xb, w, b, groups, activate, mean, inv, dx, ob, gw, gb):
+    """dx = inv (dn - mean(dn) - n mean(dn n)), n = (x - mean) inv, dn = w dy, after SiLU's backward where asked.
+
+    db, xb, ob: the borders of dy, x and dx; gw and gb are added to.
+    """
+    C = len(w)
+    B, H, dl, xl, ol = len(x), x.shape[1] - 2 * xb, db * C, xb * C, ob * C
+    length = x.shape[2] - 2 * xl
+    pixels = H * length // C
+    scale, shift, middle = np.empty(length, np.float32), np.empty(length, np.float32), np.empty(length, np.float32)
+    total, product = np.empty(length, np.float32), np.empty(length, np.float32)
+    for n in range(B):
+        total[:] = 0
+        product[:] = 0
+        for c in range(C):
+            middle[c] = mean[n, c]
+            scale[c] = inv[n, c] * w[c]
+            shift[c] = b[c] - mean[n, c] * scale[c]
+        unfold(middle, C)
+        unfold(scale, C)
+        unfold(shift, C)
+        for i in range(H):
+            xr, dr, out = x[n, xb + i, xl:xl + length], dy[n, db + i, dl:dl + length], dx[n, ob + i, ol:ol + length]
+            if activate:
+                for k in range(length):
+                    z = xr[k] * scale[k] + shift[k]
+                    s = sigmoid(z)
+                    out[k] = dr[k] * (s + z * s * (ONE - s))
+            else:
+                for k in range(length):
+                    out[k] = dr[k]
+            for k in range(length):
+                d = out[k]
+                total[k] += d
+                product[k] += d * (xr[k] - middle[k])
+        fold(total, C)
+        fold(product, C)
+        for c in range(C):
+            product[c] *= inv[n, c]
+            gb[c] += total[c]
+            gw[c] += product[c]
+            total[c] *= w[c]
+            product[c] *= w[c]
+        group_means(total, C, groups, pixels)
+        group_means(product, C, groups, pixels)
+        for c in range(C):                  # dx = scale d - slope (x - mean) - inv mean(dn)
+            product[c] *= inv[n, c] * inv[n, c]
+            shift[c] = mean[n, c] * product[c] - total[c] * inv[n, c]
+        unfold(product, C)
+        unfold(shift, C)
+        for i in range(H):
+            xr, out = x[n, xb + i, xl:xl + length], dx[n, ob + i, ol:ol + length]
+            for k in range(length):
+                out[k] = (out[k] * scale[k] + shift[k]
+                                         - xr[k] * product[k])

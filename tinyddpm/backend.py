@@ -1,0 +1,98 @@
+"""Who computes: get("numpy" | "numba" | "cupy" | "cuda" | "cuda-sim") gives the backend's Ops, or says what is missing.
+
+Nothing is loaded before it is asked for, and nothing else is taken in its place.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import sys
+
+from .errors import InputError
+from .ops import Ops
+
+NAMES = ("numpy", "numba", "cupy", "cuda", "cuda-sim")
+SIMULATE = "NUMBA_ENABLE_CUDASIM"
+
+
+def get(name):
+    """The operations of a backend. Raises InputError, with the command that installs it, where it is not there."""
+    if name not in NAMES:
+        raise InputError(f"no backend {name!r}: choose from {', '.join(NAMES)}")
+    missing = reason(name)
+    if missing:
+        raise InputError(f"backend {name} is not there: {missing}")
+    if name == "numpy":
+        return Ops()
+    if name == "cuda-sim":
+        os.environ[SIMULATE] = "1"
+    module = {"numba": "numba_ops", "cupy": "cupy_ops", "cuda": "cuda_ops", "cuda-sim": "cuda_ops"}[name]
+    return importlib.import_module(f"tinyddpm.kernels.{module}").make(name)
+
+
+def reason(name):
+    """Why a backend is not there, with the command that mends it; None where it is."""
+    needs = {"numpy": (), "numba": ("numba",), "cupy": ("cupy",), "cuda": ("cupy", "numba"), "cuda-sim": ("numba",)}
+    extra = {"numba": "numba", "cupy": "cuda13", "cuda": "cuda13", "cuda-sim": "numba"}
+    for package in needs[name]:
+        if importlib.util.find_spec(package) is None:
+            return f"{package} is not installed; pip install 'tinyddpm[{extra[name]}]'" + (
+                " (or [cuda12], as your driver asks)" if extra[name] == "cuda13" else "")
+    if name == "cuda-sim" and "numba" in sys.modules and not _simulating():
+        return f"numba has been loaded without its simulator; set {SIMULATE}=1 before starting Python"
+    if name == "cuda" and _simulating():
+        return f"{SIMULATE} is set, so numba offers its simulator only (backend cuda-sim)"
+    if name in ("cupy", "cuda"):
+        return _no_device()
+    return None
+
+
+def _simulating():
+    """Whether Numba's CUDA simulator is, or would be, in use: the setting is read when numba is first loaded."""
+    if "numba" in sys.modules:
+        return bool(sys.modules["numba"].config.ENABLE_CUDASIM)
+    return os.environ.get(SIMULATE, "0") not in ("", "0")
+
+
+def _no_device():
+    """Why CuPy finds no device, or None where it does."""
+    import cupy
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return f"no CUDA device: {error}"
+    return None if count else "no CUDA device"
+
+
+def listing():
+    """One row a backend: its name, whether it is there, and its versions and device or the reason why not."""
+    rows = []
+    for name in NAMES:
+        missing = reason(name)
+        rows.append((name, missing is None, missing or about(name)))
+    return rows
+
+
+def about(name):
+    """A backend's versions and device, in a few words."""
+    packages = {"numpy": ("numpy",), "numba": ("numba", "numpy"), "cupy": ("cupy",), "cuda": ("cupy", "numba"),
+                "cuda-sim": ("numba",)}[name]
+    words = [f"{package} {_version(package)}" for package in packages]
+    if name in ("cupy", "cuda"):
+        import cupy
+        words.append(cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
+    if name == "numba":
+        from .kernels import numba_ops
+        words.append(numba_ops.describe())
+    return ", ".join(words)
+
+
+def _version(package):
+    """A package's version; CuPy's wheels are named after their CUDA."""
+    for name in (package, f"{package}-cuda13x", f"{package}-cuda12x"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "of unknown version"
