@@ -1,40 +1,132 @@
-"""python -m benchmarks: correctness first, then time."""
+"""python -m benchmarks [GROUP ...]: correctness first, then time.
+
+steps: the diffusion's and the optimiser's fused steps; ops: convolution, GroupNorm with SiLU; network: train and
+sampling steps; end: end to end. gpu: all that a first session on a GPU machine should do; roofline: the CUDA
+kernels' instructions, counted, which needs no GPU.
+"""
 
 import argparse
-import json
+import pathlib
 import sys
 
-from . import clock, network
+from tinyddpm import backend
+from tinyddpm.errors import InputError, TinyDDPMError
+
+from . import bench, cases, crossover, end, network, report
+
+TIMED = ("steps", "ops", "network", "end")
+GROUPS = (*TIMED, "gpu", "roofline")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose every complaint is one line."""
+
+    def error(self, message):
+        """Print the line and exit with code 2."""
+        self.exit(2, f"benchmarks: {message}\n")
+
+
+def _seconds(text):
+    """A number of seconds above 0 and at most an hour."""
+    value = float(text)
+    if not 0 < value <= 3600:
+        raise ValueError
+    return value
+
+
+def parse(argv):
+    """The options. Exits with code 2 and one line where they make no sense."""
+    _seconds.__name__ = "seconds, above 0 and at most 3600,"
+    parser = Parser(prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"what to measure: {', '.join(GROUPS)}\n"
+                        f"(default: {' '.join(TIMED)})")
+    parser.add_argument("--backend", nargs="+", action="extend", metavar="NAME", choices=bench.NAMES,
+                        help=f"{', '.join(bench.NAMES)} (default: all that are there);\nnumpy is always measured")
+    parser.add_argument("--peer", choices=("torch",), help="also measure this library's version of the same")
+    parser.add_argument("--compile", action="store_true", help="with --peer torch: compiled networks too (minutes)")
+    parser.add_argument("--seconds", type=_seconds, default=None, help="for each line of a table (default: 5)")
+    parser.add_argument("--quick", action="store_true", help="about a minute in all")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures to this file")
+    parser.add_argument("--plot", metavar="FILE", help="also draw the steps' time against size (an image file)")
+    parser.add_argument("--card", default="h100", metavar="NAME", help="whose roofline (default: h100)")
+    args = parser.parse_args(argv)
+    for group in args.groups:
+        if group not in GROUPS:
+            parser.error(f"no group {group!r}: choose from {', '.join(GROUPS)}")
+    if args.compile and not args.peer:
+        parser.error("--compile is for --peer torch")
+    for path in filter(None, (args.json, args.plot)):
+        if not pathlib.Path(path).resolve().parent.is_dir():
+            parser.error(f"no folder to write {path} into")
+    if args.plot and pathlib.Path(args.plot).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp", ".gif"):
+        parser.error(f"cannot draw {args.plot}: name a .png, .jpg, .webp or .gif")
+    args.groups = args.groups or list(TIMED)
+    args.seconds = args.seconds or (0.4 if args.quick else 5)
+    return args
+
+
+def _timed(args):
+    """The groups that are timed on every backend: print their tables, return the figures."""
+    peers, figures = None, {}
+    if args.peer:
+        try:
+            from .torch_cases import peers
+        except ImportError:
+            raise InputError("torch is not installed: pip install torch") from None
+    with bench.benches(args.backend) as found:
+        limits = bench.ceilings(found, min(args.seconds, 1))
+        about = report.header(found, limits, args.peer)
+        print("\n".join(f"{name}: {text}" for name, text in about.items()), flush=True)
+        for group in (group for group in TIMED if group in args.groups):
+            if group in ("steps", "ops"):
+                chosen = cases.steps(512, 256 if args.quick else 4096) if group == "steps" else cases.operations()
+                results = {case.name: bench.measure(case, found, limits, args.seconds, peers) for case in chosen}
+            elif group == "network":
+                results = network.run(found, args.seconds, args.peer, args.compile)
+            else:
+                results = end.measure(found, args.seconds, args.quick)
+            figures[group] = results
+            print(report.table(group, results), flush=True)
+        if args.plot:
+            figures["crossover"] = crossover.measure(found, min(args.seconds, 1) / 8, range(8, 21, 2))
+            crossover.draw(figures["crossover"], args.plot)
+    return {"machine": about, "ceilings": limits, **figures}
 
 
 def main(argv=None):
-    """Measure what was asked for and print a table; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("group", nargs="?", default="network", choices=("network",), help="what to measure")
-    parser.add_argument("--peer", choices=("torch",), help="also measure this library's version of the same network")
-    parser.add_argument("--seconds", type=float, default=20, help="for each case and kind of step (default: 20)")
-    parser.add_argument("--quick", action="store_true", help="two seconds each")
-    parser.add_argument("--json", metavar="FILE", help="also write the figures to this file")
-    args = parser.parse_args(argv)
-    about = clock.machine()
-    if args.peer:
-        try:
-            import torch
-        except ImportError:
-            print("benchmarks: torch is not installed: pip install torch", file=sys.stderr)
-            return 2
-        about["torch"] = f"{torch.__version__}, {torch.get_num_threads()} threads"
-    print(", ".join(f"{name} {text}" for name, text in about.items()))
-    results = network.compare(2 if args.quick else args.seconds, args.peer)
-    for case, kinds in results.items():
-        print(f"\n{case}\n{'':8}{'':14}{'median ms':>10}{'min ms':>10}{'ratio':>8}")
-        for kind, rows in kinds.items():
-            for name, row in rows.items():
-                print(f"{kind:8}{name:14}{row['median_ms']:10.1f}{row['min_ms']:10.1f}{row['ratio'] or 1:8.2f}")
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump({"machine": about, "network": results}, file, indent=1)
-    return 0
+    """Measure what was asked for and print it; returns the exit code: 1 for a wrong answer, 2 for bad input."""
+    args = parse(argv)
+    try:
+        figures, path = {}, args.json
+        if "roofline" in args.groups:
+            figures["roofline"] = _roofline(args.card)
+        if "gpu" in args.groups:
+            from . import gpu
+            figures["gpu"], path = gpu.run(args)
+        if set(TIMED) & set(args.groups):
+            figures.update(_timed(args))
+        if path:
+            report.write(path, figures)
+    except (InputError, OSError) as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 2
+    except (bench.WrongAnswer, TinyDDPMError) as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 1
+    return 1 if figures.get("gpu", {}).get("failed") else 0
+
+
+def _roofline(card):
+    """Print the table of roofline.py and return its lines. Raises InputError."""
+    from . import roofline
+    if card not in roofline.CARDS:
+        raise InputError(f"no card {card!r}: choose from {', '.join(roofline.CARDS)}")
+    missing = backend.reason("numba")
+    if missing:
+        raise InputError(f"the kernels cannot be compiled: {missing}")
+    text = roofline.table(card)
+    print(text)
+    return text.splitlines()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """How time is taken: contenders in turn, A B A B, after a warm-up; medians and ratios, since machines drift."""
 
+import math
 import platform
 import statistics
 import time
@@ -10,31 +11,57 @@ from tinyddpm.machine import cores
 
 # Other libraries' threads spin for a while after their work; a pause keeps that off the next contender's clock.
 PAUSE = 0.02
+# Shorter calls are timed several at once, so that neither the clock nor one wait for a device counts.
+READING = 1e-3
+BASES = "numpy", "torch"         # what the others are compared with
 
 
-def interleave(contenders, seconds):
-    """Run {name: function} in turn for about `seconds` in all; returns {name: [seconds of each call]}."""
+def interleave(contenders, seconds, waits=None, warm=2, least=3):
+    """Run {name: function} in turn for about `seconds` in all; returns {name: [seconds of a call, each reading]}.
+
+    waits: {name: function that returns when its device is done}; warm: calls of each before the first reading;
+    least: readings of each, however long they take.
+    """
+    waits = {name: (waits or {}).get(name, _nothing) for name in contenders}
     times = {name: [] for name in contenders}
-    for function in contenders.values():
-        function()
-        function()
+    bunch = {name: _warm(function, waits[name], warm) for name, function in contenders.items()}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[next(iter(times))]) < 3:
+    while time.perf_counter() < end or len(times[next(iter(times))]) < least:
         for name, function in contenders.items():
             time.sleep(PAUSE)
-            start = time.perf_counter()
-            function()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(reading(function, waits[name], bunch[name]))
     return times
 
 
-def summary(times, base=None):
-    """Median and minimum in ms, and the median of the pairwise ratios to the contender `base`, for each name."""
+def reading(function, wait, calls):
+    """Seconds of one of `calls` calls, the wait for the device included."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    wait()
+    return (time.perf_counter() - start) / calls
+
+
+def _warm(function, wait, calls):
+    """Call it `calls` times; returns how many calls fill a READING, 1 where none was asked for."""
+    took = math.inf
+    for _ in range(calls):
+        took = reading(function, wait, 1)
+    return max(1, math.ceil(READING / took))
+
+
+def _nothing():
+    """A CPU's functions are done when they return."""
+
+
+def summary(times, bases=BASES):
+    """For each name: median and minimum in ms, readings, and {base: median of the pairwise ratios to it}."""
     rows = {}
     for name, values in times.items():
-        ratio = statistics.median(v / b for v, b in zip(values, times[base])) if base in times else None
-        rows[name] = {"median_ms": 1e3 * statistics.median(values), "min_ms": 1e3 * min(values), "ratio": ratio,
-                      "calls": len(values)}
+        ratios = {base: statistics.median(v / b for v, b in zip(values, times[base]))
+                  for base in bases if base in times}
+        rows[name] = {"median_ms": 1e3 * statistics.median(values), "min_ms": 1e3 * min(values),
+                      "readings": len(values), "ratio": ratios}
     return rows
 
 

@@ -1,4 +1,4 @@
-"""The U-Net of tinyddpm.unet in PyTorch: the speed benchmark's peer, built as diffusers' UNet2DModel is.
+"""The U-Net of tinyddpm.unet in PyTorch (and the MLP): the speed benchmark's peer, built as diffusers' UNet2DModel is.
 
 Ho20     Denoising diffusion probabilistic models, appendix B (the architecture, the initialisation)
 """
@@ -144,6 +144,34 @@ class TorchUNet(nn.Module):
             for up in level.upsamplers:
                 h = up(h)
         return self.conv_out(F.silu(self.conv_norm_out(h)))
+
+
+class TorchMLP(nn.Module):
+    """tinyddpm.mlp's network, v = net(xt, t) with xt (B, dim), t (B,); its parameters have our names."""
+
+    def __init__(self, dim=2, hidden=128, layers=3):
+        super().__init__()
+        self.time, self.input, self.output = Affine(hidden, hidden), Affine(dim, hidden), Affine(hidden, dim)
+        self.blocks = nn.ModuleList(nn.ModuleDict({name: Affine(hidden, hidden) for name in ("a", "time", "b")})
+                                    for _ in range(layers))
+
+    def forward(self, xt, t):
+        e = F.silu(self.time(time_embedding(t, self.time.w.shape[1])))
+        h = self.input(xt)
+        for block in self.blocks:
+            h = h + block["b"](F.silu(block["a"](h) + block["time"](e)))
+        return self.output(F.silu(h))
+
+
+class Affine(nn.Module):
+    """y = x w^T + b under our names."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.w, self.b = nn.Parameter(torch.empty(outputs, inputs)), nn.Parameter(torch.empty(outputs))
+
+    def forward(self, x):
+        return F.linear(x, self.w, self.b)
 
 
 def time_embedding(t, dim):

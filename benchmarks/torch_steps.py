@@ -1,80 +1,85 @@
-"""The same train and sampling steps in PyTorch, eager and channels-last, checked against our network's output."""
+"""The same train and sampling steps in PyTorch: eager, channels-last, compiled; checked against our network first."""
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from tinyddpm import linear, noise, params
+from tinyddpm import UNet, linear, model, noise, params
 
+from .bench import compare
 from .names import peer_name, to_peer
-from .torch_peer import TorchUNet
-
-TOLERANCE = 1e-3            # float32 through some thirty layers
+from .torch_peer import TorchMLP, TorchUNet
 
 
-def steps(net, size, batch, named, denoise):
-    """{"train": {name: step}, "sample": {name: step}} for torch as it comes and in channels-last memory."""
-    names = {"train": {}, "sample": {}}
-    for name, layout in (("torch", torch.contiguous_format), ("torch nhwc", torch.channels_last)):
-        twin = _twin(net, size, denoise, layout)
-        _check(twin, denoise, size, net.channels)
-        names["train"][name] = _train_step(twin, size, batch, net.channels, layout)
-        names["sample"][name] = _sample_step(twin, size, batch, net.channels, layout)
+def steps(case, theta, compiled=False):
+    """{"train": {name: step}, "sampling": {name: step}} for torch as it comes, in channels-last memory, compiled.
+
+    case: a network.Net; theta: its parameters. Raises WrongAnswer where the networks disagree.
+    """
+    names = {"train": {}, "sampling": {}}
+    layouts = {"torch": torch.contiguous_format}
+    if isinstance(case.net, UNet):
+        layouts["torch nhwc"] = torch.channels_last
+    for name, layout in layouts.items():
+        for title, wrap in {name: lambda twin: twin, f"{name} compiled": torch.compile}.items():
+            if wrap is torch.compile and not compiled:
+                continue
+            twin = wrap(_twin(case, theta, layout))
+            _check(title, twin, case, theta)
+            names["train"][title] = _train_step(twin, case, layout)
+            names["sampling"][title] = _sample_step(twin, case, layout)
     return names
 
 
-def _twin(net, size, denoise, layout):
-    """A TorchUNet with our weights."""
-    twin = TorchUNet(size, net.channels, net.base, net.mults, net.blocks,
-                     tuple(i for i, attends in enumerate(net.attention) if attends), net.heads, net.groups,
-                     padding=0 if net.pad == "right" else 1)
+def _twin(case, theta, layout):
+    """The torch network with our weights."""
+    net = case.net
+    if isinstance(net, UNet):
+        twin = TorchUNet(case.shape[0], net.channels, net.base, net.mults, net.blocks,
+                         tuple(i for i, attends in enumerate(net.attention) if attends), net.heads, net.groups,
+                         padding=0 if net.pad == "right" else 1)
+    else:
+        twin = TorchMLP(net.dim, net.hidden, net.layers)
     state, offset = {}, 0
     for ours, param in params.named(net.spec()):
         n = int(np.prod(param.shape))
-        value = denoise.theta[offset:offset + n].reshape(param.shape)
-        state[peer_name(ours)] = torch.from_numpy(np.ascontiguousarray(to_peer(value)))
+        value = np.ascontiguousarray(to_peer(theta[offset:offset + n].reshape(param.shape)))
+        state[peer_name(ours) if isinstance(net, UNet) else ours] = torch.from_numpy(value)
         offset += n
     twin.load_state_dict(state)
     return twin.to(memory_format=layout)
 
 
-def _check(twin, denoise, size, channels):
-    """Raises AssertionError unless both networks say the same: on random weights, since ours start at output 0."""
-    x = noise.normal((4, size, size, channels), 2)
-    before = denoise.theta.copy()
-    state = {name: value.clone() for name, value in twin.state_dict().items()}
-    try:
-        offset, changed = 0, {}
-        for ours, param in params.named(denoise.net.spec()):
-            n = int(np.prod(param.shape))
-            value = denoise.theta[offset:offset + n]
-            value += 0.02 * noise.normal((1, n), 3, noise.INIT, offset)[0]
-            changed[peer_name(ours)] = torch.from_numpy(np.ascontiguousarray(to_peer(value.reshape(param.shape))))
-            offset += n
-        twin.load_state_dict(changed)
-        with torch.no_grad():
-            theirs = twin(torch.from_numpy(x.transpose(0, 3, 1, 2)), torch.full((4,), 500))
-            theirs = theirs.numpy().transpose(0, 2, 3, 1)
-        mine = denoise.output(x, 500)
-        assert np.abs(mine).max() > 0.01, "the check needs an output that is not zero"
-        assert np.abs(mine - theirs).max() <= TOLERANCE * np.abs(mine).max()
-    finally:
-        denoise.theta[:] = before
-        twin.load_state_dict(state)
+def _theirs(x, layout):
+    """Our samples as a tensor: images become (B, C, H, W)."""
+    if x.ndim != 4:
+        return torch.from_numpy(x)
+    return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))).to(memory_format=layout)
 
 
-def _train_step(twin, size, batch, channels, layout):
+def _check(title, twin, case, theta):
+    """Raises WrongAnswer unless both networks say the same of the same x at the same t."""
+    x = noise.normal((case.batch, *case.shape), 2)
+    with torch.no_grad():
+        theirs = twin(_theirs(x, torch.contiguous_format), torch.full((case.batch,), 500)).numpy()
+    theirs = theirs.transpose(0, 2, 3, 1) if theirs.ndim == 4 else theirs
+    want = model.Model(case.net, theta, linear(1000), case.shape).output(x, 500)
+    compare(title, [theirs], [want], terms=30 * 9 * 64)
+
+
+def _train_step(twin, case, layout):
     alpha_bar = torch.from_numpy(linear(1000).alpha_bar.astype(np.float32))
-    data = torch.tanh(torch.randn(4 * batch, channels, size, size)).to(memory_format=layout)
+    data = _theirs(np.tanh(noise.normal((4 * case.batch, *case.shape), 1)), layout)
     optimiser = torch.optim.AdamW(twin.parameters(), 1e-3, weight_decay=0.0, fused=True)
     ema = [p.detach().clone() for p in twin.parameters()]
 
     def step():
-        x0 = data[torch.randint(len(data), (batch,))]
-        t = torch.randint(1, 1001, (batch,))
+        x0 = data[torch.randint(len(data), (case.batch,))]
+        t = torch.randint(1, 1001, (case.batch,))
         eps = torch.randn_like(x0)
-        ab = alpha_bar[t].view(-1, 1, 1, 1)
-        loss = F.mse_loss(twin(ab.sqrt() * x0 + (1 - ab).sqrt() * eps, t), eps)
+        ab = alpha_bar[t].view(-1, *(1,) * (x0.ndim - 1))
+        signal, sigma = ab.sqrt(), (1 - ab).sqrt()
+        loss = F.mse_loss(twin(signal * x0 + sigma * eps, t), signal * eps - sigma * x0)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
@@ -85,13 +90,13 @@ def _train_step(twin, size, batch, channels, layout):
     return step
 
 
-def _sample_step(twin, size, batch, channels, layout):
-    xt = torch.randn(batch, channels, size, size).to(memory_format=layout)
-    alpha_bar = float(linear(1000).alpha_bar[500])
-    t = torch.full((batch,), 500)
+def _sample_step(twin, case, layout):
+    xt = _theirs(noise.normal((case.batch, *case.shape)), layout)
+    signal, sigma = (float(c) ** 0.5 for c in (linear(1000).alpha_bar[500], 1 - linear(1000).alpha_bar[500]))
+    t = torch.full((case.batch,), 500)
 
     def step():
         with torch.inference_mode():
-            x0_hat = (xt - (1 - alpha_bar) ** 0.5 * twin(xt, t)) / alpha_bar**0.5
+            x0_hat = signal * xt - sigma * twin(xt, t)
             return 0.1 * x0_hat.clamp(-1, 1) + 0.9 * xt + 0.1 * torch.randn_like(xt)
     return step

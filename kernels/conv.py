@@ -13,10 +13,12 @@ from itertools import chain
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba import config, njit, types
+from numba import config, types
 from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
+
+from .jit import kernel
 
 
 def _tile_shape():
@@ -161,10 +163,9 @@ def outer_tile(terms, columns):
 
 _wide_tile, _slim_tile = correlate_tile(PIXELS, VECTORS), correlate_tile(PIXELS, 1)
 _outer_full, _outer_four, _outer_one = (outer_tile(m, VECTORS) for m in (PIXELS, 4, 1))
-JIT = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract"}}
 
 
-@njit(**JIT)
+@kernel
 def pack(w):
     """w (k, l, C, O) -> panels of WIDE columns, then of LANES: each contiguous, (k l C, WIDE), the last zero-filled."""
     k, l, inputs, outputs = w.shape
@@ -184,7 +185,7 @@ def pack(w):
     return packed
 
 
-@njit(**JIT)
+@kernel
 def correlate(x, xoff, xrow, rows, run, w, bias, base, boff, y, yoff):
     """y = bias + base + patches w at every pixel of the tables, whose length is a multiple of PIXELS.
 
@@ -209,7 +210,7 @@ def correlate(x, xoff, xrow, rows, run, w, bias, base, boff, y, yoff):
         _correlate_rest(x, xoff, xrow, rows, run, w, bias, base, boff, y, yoff, whole)
 
 
-@njit(**JIT)
+@kernel
 def _correlate_rest(x, xoff, xrow, rows, run, w, bias, base, boff, y, yoff, o):
     """The output channels from o on, fewer than a vector: whole vectors beside y, of which a part is taken."""
     tile, zeros, none = np.zeros(PIXELS * LANES, np.float32), np.zeros(LANES, np.float32), np.zeros(PIXELS, np.int32)
@@ -221,7 +222,7 @@ def _correlate_rest(x, xoff, xrow, rows, run, w, bias, base, boff, y, yoff, o):
                 y[yoff[q + p] + o + k] = tile[p * LANES + k] + bias[o + k] + base[boff[q + p] + o + k]
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
+@kernel(fastmath={"contract", "reassoc"})
 def correlate_narrow(x, xoff, xrow, rows, run, w, bias, base, boff, y, yoff):
     """correlate for few output channels: w (O, rows run), lanes along the run of inputs."""
     for q in range(len(xoff)):
@@ -234,7 +235,7 @@ def correlate_narrow(x, xoff, xrow, rows, run, w, bias, base, boff, y, yoff):
             y[yoff[q] + o] = total + bias[o] + base[boff[q] + o]
 
 
-@njit(**JIT)
+@kernel
 def outer(x, xoff, xrow, rows, run, dy, yoff, n, dw, width, db):
     """dw (rows run, width) += patches^T dy and db += sum dy, over the first n pixels; arguments as correlate's.
 
@@ -269,7 +270,7 @@ def outer(x, xoff, xrow, rows, run, dy, yoff, n, dw, width, db):
                         k += 1
 
 
-@njit(**JIT)
+@kernel
 def outer_narrow(x, xoff, xrow, rows, run, dy, yoff, n, dw, db):
     """outer for few output channels: dw (O, rows run), lanes along the run of inputs."""
     outputs, depth = dw.shape

@@ -6,12 +6,13 @@ which lie side by side, so that the compiler turns them into vector instructions
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-JIT = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract"}}
-INLINE = {**JIT, "inline": "always"}
+from tinyddpm.formulas import make_norm
+
+from .jit import inline, kernel
 
 ONE, HALF = np.float32(1), np.float32(0.5)
 LOG2_E, LN2_HIGH, LN2_LOW = np.float32(1.44269504), np.float32(0.693359375), np.float32(-2.12194440e-4)
@@ -40,7 +41,7 @@ def floor(typing, x):
     return types.float32(types.float32), generate
 
 
-@njit(**INLINE)
+@inline
 def exp(x):
     """exp(x) within 2 units in the last place, for x cut to -87.3..88.3; without a branch or a table."""
     x = min(max(x, LOWEST), HIGHEST)
@@ -50,32 +51,36 @@ def exp(x):
     return (p * r * r + r + ONE) * power_of_two(n)
 
 
-@njit(**INLINE)
-def sigmoid(z):
-    """1 / (1 + exp(-z))."""
-    return ONE / (ONE + exp(-z))
+@inline
+def _reciprocal(x):
+    return ONE / x
 
 
-@njit(**JIT)
+# GroupNorm's formulas are not taken from there: here each image first gets, for each channel, the scale and shift that
+# make one multiply-add of them, which is what a pass over memory has time for.
+F = make_norm(jit=inline, exp=exp, reciprocal=_reciprocal)
+_silu, _silu_slope = F.silu, F.silu_slope
+
+
+@kernel
 def silu(x, y):
-    """y = x sigmoid(x), flat."""
+    """y = silu(x), flat."""
     for k in range(x.size):
-        y[k] = x[k] * sigmoid(x[k])
+        y[k] = _silu(x[k])
 
 
-@njit(**JIT)
+@kernel
 def silu_backward(dy, x, dx):
-    """dx = dy (s + x s (1 - s)) with s = sigmoid(x), flat."""
+    """dx = dy silu'(x), flat."""
     for k in range(x.size):
-        s = sigmoid(x[k])
-        dx[k] = dy[k] * (s + x[k] * s * (ONE - s))
+        dx[k] = dy[k] * _silu_slope(x[k])
 
 
 # Images come as rows, (B, H, W C), with a border b of pixels around those that count: a row's numbers lie side by
 # side, and its tables (a scale, a sum for each place in the row) make one long loop of it.
 
 
-@njit(**JIT)
+@kernel
 def fold(row, channels):
     """Sums for each place in a row (W C,) -> sums for each channel, in row[:C]."""
     for k in range(channels, len(row), channels):
@@ -83,7 +88,7 @@ def fold(row, channels):
             row[c] += row[k + c]
 
 
-@njit(**JIT)
+@kernel
 def unfold(row, channels):
     """row[:C] repeated along the row."""
     for k in range(channels, len(row), channels):
@@ -91,7 +96,7 @@ def unfold(row, channels):
             row[k + c] = row[c]
 
 
-@njit(**JIT)
+@kernel
 def group_means(row, channels, groups, pixels):
     """Channels' sums over so many pixels, row[:C] -> their group's mean."""
     size = channels // groups
@@ -103,7 +108,7 @@ def group_means(row, channels, groups, pixels):
             row[c] = total / np.float32(size * pixels)
 
 
-@njit(**JIT)
+@kernel
 def pixel_sums(x, border, channels, total):
     """total (B, C) = the sum of x over its pixels."""
     B, H, length = x.shape
@@ -120,7 +125,7 @@ def pixel_sums(x, border, channels, total):
             total[n, c] = row[c]
 
 
-@njit(**JIT)
+@kernel
 def groupnorm(x, xb, w, b, groups, tol, activate, y, yb, mean, inv):
     """y = w (x - mean) inv + b, or its SiLU; xb and yb: the borders of x and y; mean and inv (B, C) are filled.
 
@@ -157,14 +162,13 @@ def groupnorm(x, xb, w, b, groups, tol, activate, y, yb, mean, inv):
             xr, yr = x[n, xb + i, xl:xl + length], y[n, yb + i, yl:yl + length]
             if activate:
                 for k in range(length):
-                    z = xr[k] * scale[k] + shift[k]
-                    yr[k] = z * sigmoid(z)
+                    yr[k] = _silu(xr[k] * scale[k] + shift[k])
             else:
                 for k in range(length):
                     yr[k] = xr[k] * scale[k] + shift[k]
 
 
-@njit(**JIT)
+@kernel
 def groupnorm_backward(dy, db, x, xb, w, b, groups, activate, mean, inv, dx, ob, gw, gb):
     """dx = inv (dn - mean(dn) - n mean(dn n)), n = (x - mean) inv, dn = w dy, after SiLU's backward where asked.
 
@@ -190,9 +194,7 @@ def groupnorm_backward(dy, db, x, xb, w, b, groups, activate, mean, inv, dx, ob,
             xr, dr, out = x[n, xb + i, xl:xl + length], dy[n, db + i, dl:dl + length], dx[n, ob + i, ol:ol + length]
             if activate:
                 for k in range(length):
-                    z = xr[k] * scale[k] + shift[k]
-                    s = sigmoid(z)
-                    out[k] = dr[k] * (s + z * s * (ONE - s))
+                    out[k] = dr[k] * _silu_slope(xr[k] * scale[k] + shift[k])
             else:
                 for k in range(length):
                     out[k] = dr[k]
@@ -218,5 +220,4 @@ def groupnorm_backward(dy, db, x, xb, w, b, groups, activate, mean, inv, dx, ob,
         for i in range(H):
             xr, out = x[n, xb + i, xl:xl + length], dx[n, ob + i, ol:ol + length]
             for k in range(length):
-                out[k] = (out[k] * scale[k] + shift[k]
-                                         - xr[k] * product[k])
+                out[k] = out[k] * scale[k] + shift[k] - xr[k] * product[k]

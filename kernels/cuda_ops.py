@@ -11,11 +11,14 @@ from typing import NamedTuple
 import numpy as np
 from numba import cuda as numba_cuda
 
+from tinyddpm import optim
 from tinyddpm.errors import InputError
 from tinyddpm.noise import EPS, REVERSE, words
+from tinyddpm.ops import Ops
 
 from . import cuda, cuda_norm
 from .cuda_device import SIMULATED
+from .cupy_ops import CupyOps
 
 # Threads of a block. The simulator starts a thread of the operating system for each, so it gets few.
 STEP_THREADS, NORM_THREADS = (16, 8) if SIMULATED else (128, cuda_norm.THREADS)
@@ -139,10 +142,10 @@ class CudaKernels:
                      np.int64(theta.size), _float32(*factors))
 
     def clip_scale(self, grad, limit):
-        """(scale, norm), each (1,) on the device: what `optim.clip_by_norm` multiplies grad by, 1 where it does not."""
-        norm = self.xp.sqrt(self.xp.asarray(self.xp.dot(grad, grad)).reshape(1))
-        clipped = self.xp.isfinite(norm) & (norm > np.float32(limit or np.inf))
-        return self.xp.where(clipped, np.float32(limit or 1) / norm, np.float32(1)).astype(np.float32), norm
+        """`optim.clip_scale_unread`: (scale, norm) on the device, the scale (1,) for a kernel to read."""
+        with np.errstate(all="ignore"):      # divergence is the caller's to look for
+            scale, norm = optim.clip_scale_unread(self.xp, grad, limit)
+        return scale.reshape(1), norm
 
     # GroupNorm and SiLU.
 
@@ -209,6 +212,27 @@ class CudaKernels:
         self._launch(cuda_norm.IM2COL[wide], (B, size[0], k * k), block, flat, patches.reshape(-1),
                      *map(np.int64, (H, W, C, k, stride, before, size[1])))
         return patches
+
+
+class CudaOps(CudaKernels, CupyOps):
+    """The kernels on a GPU; what no kernel knows is CuPy's."""
+
+    name = "cuda"
+
+
+class CudaSimOps(CudaKernels, Ops):
+    """The same kernels, simulated, before the reference: for tests, and to read along without a GPU."""
+
+    name = "cuda-sim"
+    shards = 1              # the simulator's threads share what a block shares, so one kernel runs at a time
+
+
+def make(name):
+    """The backend `cuda` or `cuda-sim`, for `backend.get`."""
+    if name == "cuda-sim":
+        return CudaSimOps()
+    import cupy
+    return CudaOps(cupy)
 
 
 def _aligned(arrays):

@@ -3,9 +3,9 @@
 from functools import lru_cache
 
 import numpy as np
-from numba import njit
 
-from .conv import JIT, PIXELS
+from .conv import PIXELS
+from .jit import kernel
 
 
 class Framed(np.ndarray):
@@ -44,7 +44,7 @@ def frame_of(x):
     return inside.frame
 
 
-@njit(**JIT)
+@kernel
 def _clear_border(frame):
     B, H, W, _ = frame.shape
     for n in range(B):

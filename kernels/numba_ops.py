@@ -1,16 +1,18 @@
 """The operations that Numba speeds up on a CPU; the rest, and all of float64, is the reference's."""
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from numba.core.errors import NumbaError
 
 from tinyddpm import noise
 from tinyddpm.ops import Forget, Ops
 
 from . import conv, cpu, steps
 from .convolve import DOWN, UP, correlate, mix, outer, prepare, turned
-from .layout import frame_of, framed, inside, storage
+from .layout import frame_of, framed, inside, offsets, storage
 
 DIRECT = {(3, 1): [(1, 1)], (3, 2): [(0, 0), (0, 1), (1, 0), (1, 1)], (1, 1): [(0, 0)]}    # (k, stride): pads
 PARITIES = [(0, 0), (0, 1), (1, 0), (1, 1)]
@@ -28,15 +30,25 @@ class _Patches(NamedTuple):
     shape: tuple
 
 
+class _Doubled(NamedTuple):
+    """What upsample_conv2d's backward needs."""
+
+    frame: np.ndarray
+    w: np.ndarray
+    shape: tuple
+
+
 class NumbaOps(Ops):
     """Ops on NumPy arrays with convolutions and normalisations compiled by Numba, float32.
 
     An input must stay as it is until its backward: what the tape holds are inputs, not copies of them.
+    tiles: whether the convolutions' register tiles can be built here; without them they are the reference's.
     """
 
     name = "numba"
 
-    def __init__(self):
+    def __init__(self, tiles=True):
+        self.tiles = tiles
         self._prepared = {}
 
     # Convolution.
@@ -44,7 +56,7 @@ class NumbaOps(Ops):
     def conv2d(self, x, p, tape, stride=1, pad=(1, 1), shift=None, onto=None):
         """The reference's conv2d, reading x in a frame of zeros; shift (B or 1, O) or onto (like y) is added."""
         k, _, _, O = p.w.shape
-        if x.dtype != np.float32 or tuple(pad) not in DIRECT.get((k, stride), ()):
+        if not self._takes(x) or tuple(pad) not in DIRECT.get((k, stride), ()):
             return super().conv2d(x, p, tape, stride, pad, shift, onto)
         frame, border = (frame_of(x), 1) if k == 3 else storage(x)
         size = tuple((n + sum(pad) - k) // stride + 1 for n in x.shape[1:3])
@@ -77,11 +89,11 @@ class NumbaOps(Ops):
 
     def upsample_conv2d(self, x, p, tape):
         """conv2d(upsample(x)): each parity of rows and columns sees 2 x 2 pixels of x, 16 products instead of 36."""
-        if x.dtype != np.float32:
+        if not self._takes(x):
             return super().upsample_conv2d(x, p, tape)
         frame, (B, H, W, _) = frame_of(x), x.shape
         y = np.empty((B, 2 * H, 2 * W, p.w.shape[3]), np.float32)
-        tape.append((frame, p.w, x.shape))
+        tape.append(_Doubled(frame, p.w, x.shape))
         kernels = self._weights(p.w, tape, lambda w: [prepare(mix(UP[a], UP[b], w)) for a, b in PARITIES], "upsample")
         for (a, b), weights in zip(PARITIES, kernels):
             correlate(frame, inside(frame, 1, (H, W), 1, (a - 1, b - 1)), weights, p.b, y,
@@ -90,7 +102,7 @@ class NumbaOps(Ops):
 
     def upsample_conv2d_backward(self, dy, g, tape):
         """dw and dx from the 4 x 4 pixels of dy that each pixel of x reaches."""
-        if dy.dtype != np.float32:
+        if not isinstance(tape[-1], _Doubled):
             return super().upsample_conv2d_backward(dy, g, tape)
         frame, w, shape = tape.pop()
         B, H, W, C = shape
@@ -103,6 +115,9 @@ class NumbaOps(Ops):
         kernel = prepare(mix(DOWN, DOWN, w).swapaxes(2, 3))
         correlate(out, reach, kernel, None, dx, inside(dx, 0, (H, W)), (B, H, W))
         return dx
+
+    def _takes(self, x):
+        return self.tiles and x.dtype == np.float32
 
     def _weights(self, w, tape, make, kind):
         """make(w); without a backward to come it is kept, and made again only when w's numbers have changed."""
@@ -120,11 +135,15 @@ class NumbaOps(Ops):
 
     def linear(self, x, p, tape):
         """The reference's linear, on rows."""
+        if x.dtype != np.float32:
+            return super().linear(x, p, tape)
         y = super().linear(x.reshape(-1, x.shape[-1]), p, tape)
         return y.reshape(*x.shape[:-1], -1)
 
     def linear_backward(self, dy, g, tape):
         """The reference's linear_backward, on rows."""
+        if dy.dtype != np.float32:
+            return super().linear_backward(dy, g, tape)
         dx = super().linear_backward(dy.reshape(-1, dy.shape[-1]), g, tape)
         return dx.reshape(*dy.shape[:-1], -1)
 
@@ -183,6 +202,8 @@ class NumbaOps(Ops):
 
     def noised(self, x0, eps, signal, sigma):
         """x_t = signal x0 + sigma eps (Ho20 eq. 4), signal and sigma (B,)."""
+        if not x0.dtype == eps.dtype == np.float32:
+            return super().noised(x0, eps, signal, sigma)
         out = np.empty(x0.shape, np.float32)
         flat = (np.ascontiguousarray(a).reshape(len(x0), -1) for a in (x0, eps))
         steps.noised(*flat, *(np.ascontiguousarray(a, np.float32) for a in (signal, sigma)), out.reshape(len(x0), -1))
@@ -190,6 +211,8 @@ class NumbaOps(Ops):
 
     def reverse(self, xt, output, z, factors):
         """formulas.reverse in one pass."""
+        if not xt.dtype == output.dtype == np.float32:
+            return super().reverse(xt, output, z, factors)
         out = np.empty(xt.shape, np.float32)
         flat = (np.ascontiguousarray(a).reshape(-1) for a in (xt, output, z if factors[-1] else xt))
         steps.reverse(*flat, *map(np.float32, factors), out.reshape(-1))
@@ -197,6 +220,8 @@ class NumbaOps(Ops):
 
     def adamw_ema(self, theta, grad, m, v, ema, scale, factors):
         """AdamW on scale grad and the average, in one pass."""
+        if theta.dtype != np.float32:
+            return super().adamw_ema(theta, grad, m, v, ema, scale, factors)
         steps.adamw_ema(theta, grad, m, v, ema, np.float32(scale), *map(np.float32, factors))
 
     # Element by element.
@@ -240,11 +265,27 @@ def _rows(data):
     return data.reshape(*data.shape[:2], -1)
 
 
+@lru_cache(maxsize=1)
+def tiles_missing():
+    """Why the convolutions' tiles cannot be built for this CPU, or None: the smallest convolution is tried."""
+    pixel = offsets((1, 1, 1), (0, 0, 0))
+    try:
+        conv.correlate(np.ones(1, np.float32), pixel, 1, 1, 1, conv.pack(np.ones((1, 1, 1, conv.LANES), np.float32)),
+                       np.zeros(conv.LANES, np.float32), np.zeros(conv.LANES, np.float32), pixel,
+                       np.empty(conv.LANES, np.float32), pixel)
+    except (NumbaError, RuntimeError) as error:         # RuntimeError: what LLVM's parser raises
+        return str(error).strip().split("\n")[0]
+    return None
+
+
 def make(name):
     """The backend, for `backend.get`."""
-    return NumbaOps()
+    return NumbaOps(tiles=tiles_missing() is None)
 
 
 def describe():
     """How the convolutions are computed on this machine."""
+    missing = tiles_missing()
+    if missing is not None:
+        return f"convolutions by im2col, as numpy's: no tiles for this CPU ({missing})"
     return f"direct and Winograd convolutions in vectors of {conv.LANES} floats"

@@ -3,102 +3,63 @@
 Every function runs on the calling thread and lets go of the interpreter's lock.
 """
 
-import math
-
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tinyddpm import formulas
 
-from .cpu import INLINE, JIT, LN2_HIGH, LN2_LOW, ONE, floor
-
-HALF, TWO, SQRT_HALF = np.float32(0.5), np.float32(2), np.float32(math.sqrt(0.5))
-# log(1 + x) = x - x^2 / 2 + x^3 P(x) on sqrt(1/2) <= 1 + x < sqrt(2), from Moshier's Cephes library (logf)
-L0, L1, L2 = np.float32(7.0376836292e-2), np.float32(-1.1514610310e-1), np.float32(1.1676998740e-1)
-L3, L4, L5 = np.float32(-1.2420140846e-1), np.float32(1.4249322787e-1), np.float32(-1.6668057665e-1)
-L6, L7, L8 = np.float32(2.0000714765e-1), np.float32(-2.4999993993e-1), np.float32(3.3333331174e-1)
-# The series of sin(pi r) and cos(pi r), enough of each for |r| <= 1/4; pi in two parts.
-PI_HIGH, PI_LOW = np.float32(math.pi), np.float32(math.pi - float(np.float32(math.pi)))
-S3, S5, S7, S9 = (np.float32((-1) ** (k // 2) * math.pi**k / math.factorial(k)) for k in (3, 5, 7, 9))
-C2, C4, C6, C8, C10 = (np.float32((-1) ** (k // 2) * math.pi**k / math.factorial(k)) for k in (2, 4, 6, 8, 10))
+from . import polynomials
+from .jit import inline, kernel
 
 
 @intrinsic
-def split(typing, x):
-    """(e, m) with x = 2^e m and 1/2 <= m < 1, both float32, for a positive normal x."""
+def _fma(typing, a, b, c):
+    """a b + c, in one instruction where the CPU has it."""
     def generate(context, builder, signature, args):
-        word, real = ir.IntType(32), ir.FloatType()
-        bits = builder.bitcast(args[0], word)
-        exponent = builder.sub(builder.lshr(bits, ir.Constant(word, 23)), ir.Constant(word, 126))
-        mantissa = builder.or_(builder.and_(bits, ir.Constant(word, 0x7FFFFF)), ir.Constant(word, 0x3F000000))
-        return context.make_tuple(builder, signature.return_type,
-                                  (builder.sitofp(exponent, real), builder.bitcast(mantissa, real)))
-    return types.UniTuple(types.float32, 2)(types.float32), generate
+        kind = ir.FunctionType(ir.FloatType(), [ir.FloatType()] * 3)
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.fmuladd.f32"), args)
+    return types.float32(*[types.float32] * 3), generate
 
 
-@njit(**INLINE)
-def log(x):
-    """log(x) for a positive normal x, within 2 units in the last place; without a branch or a table."""
-    e, m = split(x)
-    low = m < SQRT_HALF
-    e = e - ONE if low else e
-    x = m + m - ONE if low else m - ONE
-    square = x * x
-    y = ((((((((L0 * x + L1) * x + L2) * x + L3) * x + L4) * x + L5) * x + L6) * x + L7) * x + L8) * x * square
-    return (x + (y + e * LN2_LOW - HALF * square)) + e * LN2_HIGH
+@intrinsic
+def _bits(typing, x):
+    """A float32's bits as an int32."""
+    return types.int32(types.float32), lambda context, builder, signature, args: builder.bitcast(
+        args[0], ir.IntType(32))
 
 
-@njit(**INLINE)
-def _sine(r):
-    s = r * r
-    return r * PI_HIGH + r * (PI_LOW + s * (S3 + s * (S5 + s * (S7 + s * S9))))
+@intrinsic
+def _value(typing, i):
+    """The float32 whose bits are the low 32 of i, which Numba has made an int64 on the way."""
+    return types.float32(types.int64), lambda context, builder, signature, args: builder.bitcast(
+        builder.trunc(args[0], ir.IntType(32)), ir.FloatType())
 
 
-@njit(**INLINE)
-def _cosine(r):
-    s = r * r
-    return ONE + s * (C2 + s * (C4 + s * (C6 + s * (C8 + s * C10))))
+@inline
+def _select(condition, a, b):
+    return a if condition else b
 
 
-@njit(**INLINE)
-def cospi(a):
-    """cos(pi a) for 0 <= a < 2."""
-    k = floor(a + a + HALF)                     # the nearest multiple of 1/2
-    r = a - HALF * k
-    odd = k - TWO * floor(HALF * k) != 0
-    value = _sine(r) if odd else _cosine(r)
-    return -value if (k == 1) | (k == 2) else value
-
-
-@njit(**INLINE)
-def sinpi(a):
-    """sin(pi a) for 0 <= a < 2."""
-    k = floor(a + a + HALF)
-    r = a - HALF * k
-    odd = k - TWO * floor(HALF * k) != 0
-    value = _cosine(r) if odd else _sine(r)
-    return -value if (k == 2) | (k == 3) else value
-
-
-@njit(**INLINE)
+@inline
 def _float(word):
-    """A random word cut to 24 bits or less, as a float32; by way of int32, for which vectors have an instruction."""
+    """A whole number below 2**31 as a float32, by way of int32, for which vectors have an instruction."""
     return np.float32(np.int32(word))
 
 
-@njit(**INLINE)
+@inline
 def _sqrt(x):
     return np.sqrt(x)
 
 
-F = formulas.make(jit=njit(**INLINE), f32=_float, log=log, sqrt=_sqrt, cospi=cospi, sinpi=sinpi,
-                  minimum=min, maximum=max)
+P = polynomials.make(jit=inline, fma=_fma, bits=_bits, value=_value, whole=_float, select=_select)
+F = formulas.make(jit=inline, f32=_float, log=P.log, sqrt=_sqrt, cospi=P.cospi, sinpi=P.sinpi, minimum=min, maximum=max)
 _normals, _noised, _reverse, _adamw, _average = F.normals, F.noised, F.reverse, F.adamw, F.average
 
 
-@njit(**JIT)
+@kernel
 def normals(out, step, purpose, k0, k1, first_sample):
     """out (samples, size) = the values of tinyddpm.noise.normal; step, purpose and key words are uint64."""
     samples, size = out.shape
@@ -115,7 +76,7 @@ def normals(out, step, purpose, k0, k1, first_sample):
             out[n, e] = draws[e % 4, blocks - 1]
 
 
-@njit(**JIT)
+@kernel
 def noised(x0, eps, signal, noise, out):
     """out = signal x0 + noise eps (Ho20 eq. 4); x0, eps, out (B, n), signal and noise (B,)."""
     for i in range(len(x0)):
@@ -123,14 +84,14 @@ def noised(x0, eps, signal, noise, out):
             out[i, k] = _noised(x0[i, k], eps[i, k], signal[i], noise[i])
 
 
-@njit(**JIT)
+@kernel
 def reverse(xt, output, z, a_xt, a_output, bound, c_x0, c_xt, sigma, out):
     """out = the reverse step of every element; all flat, the coefficients float32."""
     for k in range(xt.size):
         out[k] = _reverse(xt[k], output[k], z[k], a_xt, a_output, bound, c_x0, c_xt, sigma)
 
 
-@njit(**JIT)
+@kernel
 def adamw_ema(theta, g, m, v, ema, scale, keep, rate, gain_m, gain_v, correct_v, tol, weight):
     """One AdamW step and the average's, in one pass over the parameters; all flat, the factors float32."""
     for k in range(theta.size):

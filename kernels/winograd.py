@@ -14,15 +14,17 @@ from itertools import chain
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .conv import INT64, JIT, LANES, PIXELS, VECTOR, VECTORS, WIDE, Emitter, outer_tile
+from .conv import INT64, LANES, PIXELS, VECTOR, VECTORS, WIDE, Emitter, outer_tile
+from .jit import kernel
 
 HALF = np.float32(0.5)
 SKEW = 16                                   # floats that keep the sixteen parts off the same cache sets
 SPACE = 4608                                # tiles of a group times their channels, in and out: 288 KB in all
+
 
 def _product_tile(pixels, columns):
     """y[q, :] = sum_k x[q, k] w[k, :] for `pixels` rows q from `first` on and `columns` vectors from o0 on.
@@ -130,7 +132,7 @@ def _transform_slope(typing, dy, d0, d1, d2, d3, outputs, out, o0, panel, step):
     return types.void(dy, d0, d1, d2, d3, outputs, out, o0, panel, step), generate
 
 
-@njit(**JIT)
+@kernel
 def transform_weights(w):
     """w (3, 3, C, O) -> G w G^T, packed as `conv.pack` packs (4, 4, C, O)."""
     inputs, outputs = w.shape[2], w.shape[3]
@@ -155,7 +157,7 @@ def transform_weights(w):
     return packed
 
 
-@njit(**JIT)
+@kernel
 def _widen(d, first, step, out, place, stride):
     """G times a column of three: rows first.. of d, step apart, to four rows of out."""
     for lane in range(WIDE):
@@ -178,7 +180,7 @@ def corners(shape):
     return np.stack([(b * H + i) * W + j, j + 1 < W, (i + 1 < H) * W], axis=1).astype(np.int32)
 
 
-@njit(**JIT)
+@kernel
 def _input_group(x, xoff, xrow, inputs, corner, first, count, out, step):
     """The transformed input of tiles first.. first + count, out (16, step); a missing row or column is zeros."""
     for t in range(count):
@@ -187,7 +189,7 @@ def _input_group(x, xoff, xrow, inputs, corner, first, count, out, step):
                          inputs * (3 if right else 2), inputs, out, t * inputs, step)
 
 
-@njit(**JIT)
+@kernel
 def _products(v, vstep, inputs, w, m, mstep, outputs, count):
     """m = v w for each of the sixteen elements; v, m in cache."""
     for k in range(16):
@@ -203,7 +205,7 @@ def _products(v, vstep, inputs, w, m, mstep, outputs, count):
                 o += LANES
 
 
-@njit(**JIT)
+@kernel
 def correlate(x, xoff, xrow, corner, inputs, w, bias, base, boff, y, yoff):
     """y = bias + base + 3 x 3 patches w, as `conv.correlate`, by tiles, of which `corners` gives the places.
 
@@ -224,7 +226,7 @@ def correlate(x, xoff, xrow, corner, inputs, w, bias, base, boff, y, yoff):
                               np.int64(yoff[q + right]), np.int64(yoff[q + down]), np.int64(yoff[q + down + right]))
 
 
-@njit(**JIT)
+@kernel
 def outer(x, xoff, xrow, corner, inputs, dy, doff, drow, dw, db):
     """dw (3, 3, C, O) += G^T [sum over tiles of (B^T d B)^T (A dy A^T)] G (Lavin16), db (O,) += sum dy.
 
@@ -269,7 +271,7 @@ def outer(x, xoff, xrow, corner, inputs, dy, doff, drow, dw, db):
     _fold(part.reshape(4, 4, inputs * outputs), dw.reshape(3, 3, inputs * outputs))
 
 
-@njit(**JIT)
+@kernel
 def _fold(part, dw):
     """dw += G^T part G over the two first axes: (4, 4, n) -> (3, 3, n)."""
     half = np.empty((3, 4, part.shape[2]), np.float32)

@@ -7,8 +7,7 @@ import pytest
 from gradients import OPS, check_gradient, near
 from op_cases import CASES, normals
 
-from tinyddpm import ops as ops_module
-from tinyddpm.ops import Forget
+from tinyddpm.ops import Forget, Ops
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
@@ -125,10 +124,10 @@ def test_groupnorm_of_a_far_mean_keeps_its_precision():
 def test_the_block_size_does_not_matter(name, monkeypatch):
     results = []
     for block in (1, 7000, 1 << 40):
-        monkeypatch.setattr(ops_module, "BLOCK_BYTES", block)
+        monkeypatch.setattr(Ops, "block_bytes", block)
         results.append(answer(CASES[name]))
     assert len(OPS._parts(results[0][2][0], 9)) == 1
-    monkeypatch.setattr(ops_module, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(Ops, "block_bytes", 1)
     assert len(OPS._parts(results[0][2][0], 9)) == 3
     for _, _, (y, grads) in results[1:]:
         near(y, results[0][2][0])

@@ -17,7 +17,7 @@ SIMULATE = "NUMBA_ENABLE_CUDASIM"
 
 
 def get(name):
-    """The operations of a backend. Raises InputError, with the command that installs it, where it is not there."""
+    """The operations of a backend. Raises InputError where it is missing, with the command that installs it."""
     if name not in NAMES:
         raise InputError(f"no backend {name!r}: choose from {', '.join(NAMES)}")
     missing = reason(name)
@@ -28,7 +28,10 @@ def get(name):
     if name == "cuda-sim":
         os.environ[SIMULATE] = "1"
     module = {"numba": "numba_ops", "cupy": "cupy_ops", "cuda": "cuda_ops", "cuda-sim": "cuda_ops"}[name]
-    return importlib.import_module(f"tinyddpm.kernels.{module}").make(name)
+    try:
+        return importlib.import_module(f"tinyddpm.kernels.{module}").make(name)
+    except ImportError as error:                # as numba's, for a NumPy newer than it knows
+        raise InputError(f"backend {name} does not load: {error}") from error
 
 
 def reason(name):
@@ -57,7 +60,10 @@ def _simulating():
 
 def _no_device():
     """Why CuPy finds no device, or None where it does."""
-    import cupy
+    try:
+        import cupy
+    except ImportError as error:
+        return f"cupy does not load: {error}"
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
@@ -67,10 +73,14 @@ def _no_device():
 
 def listing():
     """One row a backend: its name, whether it is there, and its versions and device or the reason why not."""
+    reasons = {name: reason(name) for name in NAMES}        # all before `about` loads numba without its simulator
     rows = []
-    for name in NAMES:
-        missing = reason(name)
-        rows.append((name, missing is None, missing or about(name)))
+    for name, missing in reasons.items():
+        try:
+            words = missing or about(name)
+        except ImportError as error:
+            missing = words = f"does not load: {error}"
+        rows.append((name, missing is None, words))
     return rows
 
 
@@ -83,8 +93,7 @@ def about(name):
         import cupy
         words.append(cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
     if name == "numba":
-        from .kernels import numba_ops
-        words.append(numba_ops.describe())
+        words.append(importlib.import_module("tinyddpm.kernels.numba_ops").describe())
     return ", ".join(words)
 
 

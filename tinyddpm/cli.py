@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-from . import checkpoint, data, figures, metrics, model, options, run, runlog, schedule
+from . import backend, checkpoint, data, figures, metrics, model, options, run, runlog, schedule
 from .errors import InputError, TinyDDPMError
 from .terminal import Progress, Stopped
 from .train import Recipe
@@ -22,7 +22,7 @@ FRAMES = 48                 # of the reverse process in the GIF
 
 def main(argv=None):
     """Run one command; returns the exit code."""
-    args = options.parser(train, sample, evaluate).parse_args(argv)
+    args = options.parser(train, sample, evaluate, backends).parse_args(argv)
     try:
         return args.command(args)
     except InputError as error:
@@ -50,7 +50,7 @@ def train(args):
         meta = checkpoint.load(out)[1]
         fit, _ = _data_of(meta)
         progress = Progress(args.steps or meta["recipe"]["steps"])
-        trained = run.resume(out, fit.x, args.steps, progress=progress, stop=stopped)
+        trained = run.resume(out, fit.x, args.steps, progress=progress, stop=stopped, backend=args.backend)
     else:
         fit, about = _data_to_fit(args)
         out = pathlib.Path(args.out) if args.out else _free_folder(fit.name)
@@ -61,7 +61,7 @@ def train(args):
         trained = run.train(
             fit.x, steps, args.seed, out, net=_net(args, fit.x.shape[1:]), schedule=_schedule(args),
             save_every=args.save_every, log_every=args.log_every, progress=progress, stop=stopped,
-            meta={"data": about}, **settings)
+            meta={"data": about}, backend=args.backend, **settings)
     progress.close()
     if stopped.signal and trained.meta["step"] < trained.meta["recipe"]["steps"]:
         return _fail(f"stopped at step {trained.meta['step']} and saved; go on with: tinyddpm train --resume {out}",
@@ -74,7 +74,7 @@ def train(args):
 
 def sample(args):
     """tinyddpm sample: a picture of new samples, and their numbers or their path where asked."""
-    trained = model.load(args.run)
+    trained = model.load(args.run, args.backend)
     out = args.out or _folder(args.run) / f"samples-{args.seed}.png"
     x, frames = model.sample(trained, args.n, trajectory=FRAMES, **_sampler_settings(args))
     figures.save_png(out, figures.picture(x))
@@ -91,7 +91,7 @@ def sample(args):
 
 def evaluate(args):
     """tinyddpm eval: sample quality against the held-out data, printed and kept in RUN/eval.json."""
-    trained = model.load(args.run)
+    trained = model.load(args.run, args.backend)
     fit, held = _data_of(trained.meta, args.data)
     if not len(held.x):
         raise InputError(f"{args.run} held nothing out: train with --holdout to judge by it")
@@ -101,6 +101,13 @@ def evaluate(args):
         print(f"{name:12} {value:.4f}")
     record = {"step": trained.meta["step"], "n": len(x), **_sampler_settings(args), **scores}
     checkpoint.write_atomic(_folder(args.run) / "eval.json", (json.dumps(record, indent=1) + "\n").encode())
+    return 0
+
+
+def backends(args):
+    """tinyddpm backends: one line each, with versions and device, or what is missing and how to get it."""
+    for name, there, words in backend.listing():
+        print(f"{name:10}{'yes' if there else 'no':5}{words}")
     return 0
 
 

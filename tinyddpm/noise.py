@@ -16,7 +16,7 @@ from .formulas import MASK, SHIFT, numpy_formulas
 EPS, REVERSE, PRIOR, TIME, ORDER, DROPOUT, INIT, DATA = range(8)
 
 
-def words(samples, blocks, seed, purpose, step, first_sample):
+def words(samples, blocks, seed, purpose, step, first_sample, xp=np):
     """Philox's counter and key for each (sample, block of four elements): six uint64s, the first two (samples, blocks).
 
     Raises InputError where a number does not fit its word.
@@ -26,16 +26,16 @@ def words(samples, blocks, seed, purpose, step, first_sample):
         if not (isinstance(value, int | np.integer) and (0 <= value < 2**bits or samples == 0)):
             raise InputError(f"{name} must be a whole number in 0..2**{bits} - 1, got {value!r}")
     key = np.uint64(seed)
-    element = np.arange(blocks, dtype=np.uint64)[None, :]
-    sample = np.arange(first_sample, first_sample + samples, dtype=np.uint64)[:, None]
-    element, sample = np.broadcast_arrays(element, sample)
+    element = xp.arange(blocks, dtype=np.uint64)[None, :]
+    sample = xp.arange(first_sample, first_sample + samples, dtype=np.uint64)[:, None]
+    element, sample = xp.broadcast_arrays(element, sample)
     return element, sample, np.uint64(step), np.uint64(purpose), key & MASK, key >> SHIFT
 
 
-def _fill(draws, shape):
+def _fill(draws, shape, xp):
     """Lay four draws per block side by side and cut the last block: (samples, blocks) x 4 -> shape."""
     size = math.prod(shape[1:])
-    return np.stack(draws, axis=-1).reshape(shape[0], 4 * _blocks(shape))[:, :size].reshape(shape)
+    return xp.stack(draws, axis=-1).reshape(shape[0], 4 * _blocks(shape))[:, :size].reshape(shape)
 
 
 def _blocks(shape):
@@ -43,25 +43,26 @@ def _blocks(shape):
     return -(-math.prod(shape[1:]) // 4)
 
 
-def normal(shape, seed=0, purpose=EPS, step=0, first_sample=0):
+def normal(shape, seed=0, purpose=EPS, step=0, first_sample=0, xp=np, formulas=numpy_formulas):
     """Independent N(0, 1) values, float32 of the given shape, whose first axis counts samples.
 
     Element e of sample i depends on (seed, purpose, step, first_sample + i, e) alone: Philox4x32-10
-    (Salmon11) and Box-Muller (Box58). Raises InputError where an argument does not fit its counter word.
+    (Salmon11) and Box-Muller (Box58). xp and formulas: the module whose arrays are drawn, and the formulas over
+    them. Raises InputError where an argument does not fit its counter word.
     """
-    counter = words(shape[0], _blocks(shape), seed, purpose, step, first_sample)
-    return _fill(numpy_formulas.normals(*counter), shape)
+    counter = words(shape[0], _blocks(shape), seed, purpose, step, first_sample, xp)
+    return _fill(formulas.normals(*counter), shape, xp)
 
 
-def bits(shape, seed=0, purpose=EPS, step=0, first_sample=0):
+def bits(shape, seed=0, purpose=EPS, step=0, first_sample=0, xp=np, formulas=numpy_formulas):
     """Independent uniform 32-bit words, as uint64 of the given shape, keyed like `normal`."""
-    counter = words(shape[0], _blocks(shape), seed, purpose, step, first_sample)
-    return _fill(numpy_formulas.philox(*counter), shape)
+    counter = words(shape[0], _blocks(shape), seed, purpose, step, first_sample, xp)
+    return _fill(formulas.philox(*counter), shape, xp)
 
 
-def uniform(shape, seed=0, purpose=EPS, step=0, first_sample=0):
+def uniform(shape, seed=0, purpose=EPS, step=0, first_sample=0, xp=np, formulas=numpy_formulas):
     """Independent U(0, 1) values, float64 of the given shape, never 0 or 1, keyed like `normal`."""
-    return (bits(shape, seed, purpose, step, first_sample) + 0.5) * 2.0**-32
+    return (bits(shape, seed, purpose, step, first_sample, xp, formulas) + 0.5) * 2.0**-32
 
 
 def integers(shape, high, seed=0, purpose=EPS, step=0, first_sample=0):

@@ -12,9 +12,6 @@ import numpy as np
 
 from .steps import Steps
 
-# A block of unrolled patches should stay in cache between being written and being multiplied.
-BLOCK_BYTES = 1 << 21
-
 
 class Forget:
     """The tape of inference: it takes everything and keeps nothing."""
@@ -25,6 +22,9 @@ class Forget:
 
 class Ops(Steps):
     """The operations, on arrays of the module `xp`; this class is what every other backend is tested against."""
+
+    # A block of unrolled patches should stay in cache between being written and being multiplied.
+    block_bytes = 1 << 21
 
     # Linear: y = x w + b; x (..., C), w (C, O), b (O,).
 
@@ -69,6 +69,10 @@ class Ops(Steps):
         """The sum over all but the first and last axis, (B, C), as a product with ones: faster than sum."""
         rows = x.reshape(len(x), -1, x.shape[-1])
         return (self.xp.ones((1, rows.shape[1]), x.dtype) @ rows)[:, 0]
+
+    def pixel_dot(self, x, y):
+        """The sum of x y over the middle axis, both (B, S, C): (B, C)."""
+        return self.xp.einsum("bsc,bsc->bc", x, y)
 
     # Convolution: y[b,i,j,:] = b + sum_{u,v} x[b, s i + u - pad, s j + v - pad, :] w[u,v]; w (k, k, C, O).
 
@@ -121,8 +125,8 @@ class Ops(Steps):
         return y
 
     def _parts(self, y, width):
-        """Slices of the batch whose patches, `width` numbers for each pixel of y, fill BLOCK_BYTES or less."""
-        step = max(1, BLOCK_BYTES // (math.prod(y.shape[1:3]) * width * y.dtype.itemsize))
+        """Slices of the batch whose patches, `width` numbers for each pixel of y, fill block_bytes or less."""
+        step = max(1, self.block_bytes // (math.prod(y.shape[1:3]) * width * y.dtype.itemsize))
         return [slice(b, b + step) for b in range(0, len(y), step)]
 
     def _patches(self, x, k, stride, size):
@@ -141,7 +145,7 @@ class Ops(Steps):
         """Normalise each group of channels of each sample; x (B, ..., C), p.w and p.b (C,)."""
         rows = x.reshape(len(x), -1, x.shape[-1])
         centred = rows - self._group_mean(self.pixel_sum(rows), groups, rows.shape[1])[:, None]
-        square = self.xp.einsum("bsc,bsc->bc", centred, centred)
+        square = self.pixel_dot(centred, centred)
         inv = 1 / self.xp.sqrt(self._group_mean(square, groups, rows.shape[1]) + x.dtype.type(tol))
         tape.append((centred, inv, p.w, groups))
         y = centred * (inv * p.w)[:, None]
@@ -154,7 +158,7 @@ class Ops(Steps):
         pixels = centred.shape[1]
         rows = dy.reshape(centred.shape)
         sum_dy = self.pixel_sum(rows)
-        sum_dy_n = self.xp.einsum("bsc,bsc->bc", rows, centred) * inv
+        sum_dy_n = self.pixel_dot(rows, centred) * inv
         g.b += sum_dy.sum(axis=0)
         g.w += sum_dy_n.sum(axis=0)
         mean_dn = self._group_mean(sum_dy * w, groups, pixels)

@@ -65,6 +65,13 @@ def clip_scale(grad, limit):
     return norm, limit / norm if limit and math.isfinite(norm) and norm > limit else 1
 
 
+def clip_scale_unread(xp, grad, limit):
+    """(scale, norm): `clip_scale` as arrays () of the module xp, so that no device is waited for."""
+    norm = xp.sqrt(xp.dot(grad, grad))
+    clipped = xp.isfinite(norm) & (norm > (limit or math.inf))
+    return xp.where(clipped, (limit or 1.0) / norm, xp.ones_like(norm)), norm
+
+
 def clip_by_norm(grad, limit):
     """Scale grad in place to a Euclidean norm of at most `limit` (Pascanu13 Algorithm 1); returns the norm before."""
     norm, scale = clip_scale(grad, limit)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from . import __version__, schedule
+from . import __version__, backend, schedule
 from .process import TARGETS
 from .train import DECAYS, TIMES, Recipe
 from .unet import PADS
@@ -15,7 +15,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
-def parser(train, sample, evaluate):
+def parser(train, sample, evaluate, backends):
     """The command line's grammar; each command's function is called with the options it was given."""
     top = argparse.ArgumentParser(prog="tinyddpm", description="A denoising diffusion model written by hand in NumPy.")
     top.add_argument("--version", action="version", version=f"tinyddpm {__version__}")
@@ -39,6 +39,7 @@ def parser(train, sample, evaluate):
     sub.add_argument("run", metavar="RUN", help="a run folder or checkpoint file")
     sub.add_argument("--data", metavar="DATA", help="where the run's data is now (default: where it was)")
     _sampler_options(sub, None)
+    command("backends", backends, "list who can compute here, and what the absent ones lack")
     return top
 
 
@@ -49,6 +50,7 @@ def _train_options(sub):
     group = sub.add_argument_group("run")
     group.add_argument("--out", metavar="RUN", help="the folder to make (default: runs/NAME, the first that is free)")
     group.add_argument("--resume", metavar="RUN", help="go on with this run; only --steps may change")
+    _backend_option(group)
     group.add_argument("--save-every", type=int, default=500, metavar="N", help="steps between checkpoints")
     group.add_argument("--log-every", type=int, default=10, metavar="N", help="steps between lines of the log")
     group = sub.add_argument_group("data")
@@ -86,8 +88,13 @@ def _train_options(sub):
     group.add_argument("--layers", type=int, help="residual layers of the perceptron (default: 3)")
 
 
+def _backend_option(group):
+    group.add_argument("--backend", choices=backend.NAMES, default="numpy", help="who computes")
+
+
 def _sampler_options(sub, n):
     group = sub.add_argument_group("sampling")
+    _backend_option(group)
     group.add_argument("--n", type=int, default=n, help="samples" if n else "samples (default: as many as held out)")
     group.add_argument("--seed", type=int, default=0, help="of the noise")
     group.add_argument("--sampler", choices=("ddim", "ancestral"), default="ddim",

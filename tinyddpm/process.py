@@ -20,7 +20,7 @@ def at(s, table, t, x):
 
     A t that lives on a device is trusted, and the table must live there too: reading t back would stall it.
     """
-    if hasattr(t, "__array_namespace__") and not isinstance(t, np.ndarray | np.generic):
+    if hasattr(t, "__cuda_array_interface__"):
         return table[t].astype(x.dtype).reshape(t.shape + (1,) * (x.ndim - 1))
     t = np.asarray(t)
     if t.dtype.kind not in "iu" or t.ndim > 1 or t.size == 0:
@@ -30,7 +30,8 @@ def at(s, table, t, x):
     if t.ndim == 1 and t.size != len(x):
         raise InputError(f"t has {t.size} entries for a batch of {len(x)}")
     dtype = x.dtype if x.dtype.kind == "f" else np.float64
-    return table[t].astype(dtype).reshape(t.shape + (1,) * (x.ndim - t.ndim if t.ndim else 0))
+    factor = table[t].astype(dtype)         # for one t a scalar, which multiplies a device's array as well as a host's
+    return factor.reshape(-1, *(1,) * (x.ndim - 1)) if t.ndim else factor
 
 
 def q_step(s, x, t, eps):

@@ -98,9 +98,12 @@ def _check_net(net, shape):
 def _go(x, net, s, recipe, state, out, about, progress, stop, ops):
     """The loop: step, log, save; at the end, or when asked to stop, save and return the model."""
     state = state.on(ops)
+    record = None
 
     def save():
         if out is not None:
+            if record is not None:
+                check(record)               # a lazy backend's step has not been looked at yet
             arrays = {name: ops.to_host(vector) for name, vector in state.arrays().items()}
             checkpoint.save(pathlib.Path(out) / checkpoint.NAME, {**arrays, "beta": s.beta},
                             {**about, "step": state.step})

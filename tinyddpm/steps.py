@@ -30,11 +30,11 @@ class Steps:
 
     def normal(self, shape, seed=0, purpose=noise.EPS, step=0, first_sample=0):
         """`noise.normal`: the same random words on every backend, normals within 4 units in the last place."""
-        return noise.normal(shape, seed, purpose, step, first_sample)
+        return noise.normal(shape, seed, purpose, step, first_sample, self.xp, self.formulas)
 
     def uniform(self, shape, seed=0, purpose=noise.EPS, step=0, first_sample=0):
-        """`noise.uniform`, which no inner loop but dropout's draws."""
-        return self.asarray(noise.uniform(shape, seed, purpose, step, first_sample))
+        """`noise.uniform`, float64: the same on every backend."""
+        return noise.uniform(shape, seed, purpose, step, first_sample, self.xp, self.formulas)
 
     # The diffusion's steps.
 

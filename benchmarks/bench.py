@@ -1,0 +1,144 @@
+"""A backend under measurement, the ceilings of its machine, and one case timed on all of them, answers first."""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinyddpm import backend, machine
+from tinyddpm.ops import Ops
+
+from . import clock
+
+NAMES = ("numpy", "numba", "cupy", "cuda")      # the simulator's time says nothing
+COPY_BYTES, SIDE = 1 << 26, 1536                # of the copy and of the square matrices that set the ceilings
+
+
+class WrongAnswer(Exception):
+    """A backend or a peer does not agree with the reference, so its time is worth nothing."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A backend: its operations, and `share`, the map that runs the parts of a batch side by side."""
+
+    name: str
+    ops: Ops
+    share: Callable
+
+    @property
+    def place(self):
+        """Whose memory its arrays lie in: "host" or "device"."""
+        return "host" if self.ops.xp is np else "device"
+
+    def wait(self):
+        """Return when all that was asked of the device is done."""
+        if self.place == "device":
+            self.ops.xp.cuda.Device().synchronize()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to time. setup(ops, rows) makes ready the rows (a slice) of the batch and returns a function
+    without arguments -> a tuple of arrays; the first `joined` of them are the rows' part of the answer, the others
+    are summed over the parts. whole: not cut in parts. work: bytes or operations a call, in units of `unit`; terms:
+    the length of the longest sum in it, which float32's rounding grows with.
+    """
+
+    name: str
+    batch: int
+    setup: Callable
+    work: float
+    unit: str
+    joined: int = 1
+    whole: bool = False
+    terms: int = 1
+
+
+@contextmanager
+def benches(names=None):
+    """{name: Bench} of the backends asked for, numpy first, since the others are compared with it.
+
+    names: None for all that are there. Raises InputError for one that is not.
+    """
+    names = names or [name for name in NAMES if backend.reason(name) is None]
+    found = {name: backend.get(name) for name in NAMES if name == "numpy" or name in names}
+    machine.keep_pages()
+    with machine.workers(max(ops.shards for ops in found.values())) as share:
+        yield {name: Bench(name, ops, share) for name, ops in found.items()}
+
+
+def ceilings(found, seconds):
+    """{place: {"GB/s": a copy's, read and written, "GFLOP/s": sgemm's}}: the best readings, on all threads."""
+    limits = {}
+    for bench in found.values():
+        if bench.place in limits:
+            continue
+        xp, parts = bench.ops.xp, range(bench.ops.shards)
+        source = xp.ones((len(parts), COPY_BYTES // 4 // len(parts)), np.float32)
+        target = xp.zeros_like(source)
+        a, b = (xp.ones((len(parts), SIDE, SIDE), np.float32) for _ in range(2))
+        out = xp.empty_like(a)
+
+        def copy(i, source=source, target=target):
+            target[i] = source[i]
+
+        def product(i, xp=xp, a=a, b=b, out=out):
+            xp.matmul(a[i], b[i], out=out[i])
+
+        contenders = {"GB/s": lambda f=copy, p=parts, s=bench.share: s(f, p),
+                      "GFLOP/s": lambda f=product, p=parts, s=bench.share: s(f, p)}
+        times = clock.interleave(contenders, seconds, dict.fromkeys(contenders, bench.wait))
+        limits[bench.place] = {"GB/s": 2 * COPY_BYTES / min(times["GB/s"]) / 1e9,
+                               "GFLOP/s": 2 * len(parts) * SIDE**3 / min(times["GFLOP/s"]) / 1e9}
+    return limits
+
+
+def contender(case, bench):
+    """The case on a backend, its batch cut as training cuts it: a function without arguments -> a list of tuples."""
+    count = 1 if case.whole else min(bench.ops.shards, case.batch)
+    cuts = np.linspace(0, case.batch, count + 1).astype(int).tolist()
+    parts = [case.setup(bench.ops, slice(a, b)) for a, b in zip(cuts, cuts[1:])]
+    return lambda: bench.share(lambda part: part(), parts)
+
+
+def answer(case, bench, results):
+    """What a contender returned, put together on the host: a list of arrays, none of them a view."""
+    columns = [[bench.ops.to_host(x) for x in column] for column in zip(*results)]
+    return [np.concatenate(parts) if i < case.joined else sum(parts[1:], parts[0].copy())
+            for i, parts in enumerate(columns)]
+
+
+def compare(what, got, want, terms=1):
+    """Raises WrongAnswer unless float32's rounding of sums of so many terms explains every difference."""
+    limit = 32 * np.finfo(np.float32).eps * terms**0.5
+    for i, (x, y) in enumerate(zip(got, want, strict=True)):
+        worst = float(np.abs(x - y).max()) if x.shape == y.shape else np.inf
+        if not worst <= limit * float(np.abs(y).max()):
+            raise WrongAnswer(f"{what}: result {i} is {worst:.3g} from the reference, whose largest value is "
+                              f"{np.abs(y).max():.3g}; float32 explains {limit:.1g} of that")
+
+
+def checked(case, found):
+    """({name: contender}, answer) of every backend, each of whose answers was compared with the first's, numpy's."""
+    contenders, want = {}, None
+    for name, bench in found.items():
+        contenders[name] = contender(case, bench)
+        got = answer(case, bench, contenders[name]())
+        want = got if want is None else want
+        compare(f"{case.name} on {name}", got, want, case.terms)
+    return contenders, want
+
+
+def measure(case, found, limits, seconds, peers=None, bases=clock.BASES):
+    """{name: row} of one case: times, rate, share of the ceiling, ratios. peers: callable (case, want) -> more."""
+    contenders, want = checked(case, found)
+    contenders.update(peers(case, want) if peers else {})
+    waits = {name: bench.wait for name, bench in found.items()}
+    rows = clock.summary(clock.interleave(contenders, seconds, waits), bases)
+    for name, row in rows.items():
+        place = found[name].place if name in found else "host"
+        row["rate"], row["unit"] = case.work / row["median_ms"] / 1e6, case.unit
+        row["share"] = row["rate"] / limits[place][case.unit]
+    return rows

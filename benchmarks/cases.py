@@ -1,0 +1,164 @@
+"""What is timed by itself: the steps of the diffusion and of the optimiser, convolution, GroupNorm with SiLU."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+
+from tinyddpm import linear, noise, optim, samplers
+from tinyddpm.ops import Forget
+from tinyddpm.process import x0_weights
+
+from .bench import Case
+from .roofline import BYTES
+
+SHAPES = ((128, 8, 8, 32, 32), (64, 28, 28, 32, 32), (64, 14, 14, 64, 64), (64, 7, 7, 128, 128))   # B, H, W, C, O
+GROUPS = 8
+T = 500                 # a time in the middle of linear(1000)
+
+
+def draw(shape, index, first=0):
+    """Inputs, the same for every backend and every cut of the batch; float32 on the host."""
+    return noise.normal(shape, 0, noise.DATA, index, first)
+
+
+def reverse_factors(clip=1.0):
+    """The factors of a clipped ancestral step at T, from a network that says v (formulas.reverse)."""
+    s = linear(1000)
+    return (*x0_weights(s, T, "v"), clip, *samplers.ancestral_coefficients(s, T))
+
+
+def steps(rows, width):
+    """The fused steps on `rows` samples of `width` elements; AdamW on as many parameters."""
+    n, s = rows * width, linear(1000)
+    alpha_bar = s.alpha_bar[np.linspace(1, s.T, rows).astype(int)]
+    coefficients = [np.sqrt(c).astype(np.float32) for c in (alpha_bar, 1 - alpha_bar)]
+
+    def normal(ops, part):
+        shape = (part.stop - part.start, width)
+        return lambda: (ops.normal(shape, 1, first_sample=part.start),)
+
+    def noised_drawn(ops, part):
+        x0 = ops.asarray(draw((part.stop - part.start, width), 0, part.start))
+        signal, sigma = (ops.asarray(c[part]) for c in coefficients)
+        return lambda: ops.noised_drawn(x0, signal, sigma, 1, first_sample=part.start)
+
+    def reverse_drawn(ops, part):
+        xt, output = (ops.asarray(draw((part.stop - part.start, width), i, part.start)) for i in (0, 1))
+        factors = reverse_factors()
+        return lambda: (ops.reverse_drawn(xt, output, factors, 1, noise.REVERSE, T, part.start),)
+
+    def adamw_ema(ops, part):
+        theta, grad, m, v, ema = (draw((1, n), i)[0] for i in range(5))
+        theta, grad, m, v, ema = (ops.asarray(x) for x in (theta, grad, m, v * v, ema))
+        scale, _ = ops.clip_scale(grad, 1.0)
+        factors = (*optim.adamw_factors(100, 1e-3), optim.ema_weight(100, 0.995))
+
+        def step():
+            ops.adamw_ema(theta, grad, m, v, ema, scale, factors)
+            return theta, m, v, ema
+        return step
+
+    makers = {"normal": (normal, 1), "noised_drawn": (noised_drawn, 2), "reverse_drawn": (reverse_drawn, 1),
+              "adamw_ema": (adamw_ema, 4)}
+    return [Case(name, rows, setup, BYTES[name] * n, "GB/s", joined, whole=name == "adamw_ema")
+            for name, (setup, joined) in makers.items()]
+
+
+def given(rows, width):
+    """The steps whose noise is an input, which the drawn ones are to beat, and im2col of 16 x 16 images."""
+    alpha_bar = linear(1000).alpha_bar[np.linspace(1, 1000, rows).astype(int)]
+    coefficients = [np.sqrt(c).astype(np.float32) for c in (alpha_bar, 1 - alpha_bar)]
+
+    def inputs(ops, part, count):
+        return [ops.asarray(draw((part.stop - part.start, width), i, part.start)) for i in range(count)]
+
+    def noised(ops, part):
+        x0, eps, (signal, sigma) = *inputs(ops, part, 2), (ops.asarray(c[part]) for c in coefficients)
+        return lambda: (ops.noised(x0, eps, signal, sigma),)
+
+    def reverse(ops, part):
+        xt, output, z = inputs(ops, part, 3)
+        return lambda: (ops.reverse(xt, output, z, reverse_factors()),)
+
+    def im2col(ops, part):
+        x = inputs(ops, part, 1)[0].reshape(-1, 16, 16, width // 256)
+        return lambda: (ops._patches(x, 3, 1, (14, 14)),)
+
+    # im2col's answer is nine times its input, and it is counted by what it writes
+    sizes = {"noised": (noised, rows * width), "reverse": (reverse, rows * width),
+             "im2col": (im2col, 9 * 14 * 14 * rows * (width // 256))}
+    return [Case(name, rows, setup, BYTES[name] * n, "GB/s") for name, (setup, n) in sizes.items()]
+
+
+def parameters(ops, C, O):
+    """Weights and gradients of a 3x3 convolution and of a normalisation before it, on a backend."""
+    conv = SimpleNamespace(w=ops.asarray(draw((3, 3, C, O), 2) / np.float32(3 * math.sqrt(C))),
+                           b=ops.asarray(draw((1, O), 3)[0]))
+    norm = SimpleNamespace(w=ops.asarray(1 + draw((1, C), 4)[0] / 8), b=ops.asarray(draw((1, C), 5)[0]))
+    return conv, norm
+
+
+def zeros(ops, p):
+    """Gradients that start at zero, of the names and shapes of p."""
+    return SimpleNamespace(w=ops.xp.zeros_like(p.w), b=ops.xp.zeros_like(p.b))
+
+
+def convolution(B, H, W, C, O):
+    """conv2d forward and backward, x and dy as the normalisations beside it hand them over."""
+    def inputs(ops, part):
+        conv, norm = parameters(ops, C, O)
+        x = ops.asarray(draw((part.stop - part.start, H, W, C), 0, part.start))
+        return conv, ops.groupnorm_silu(x, norm, GROUPS, Forget())
+
+    def forward(ops, part):
+        conv, x = inputs(ops, part)
+        return lambda: (ops.conv2d(x, conv, Forget()),)
+
+    def backward(ops, part):
+        conv, x = inputs(ops, part)
+        _, norm = parameters(ops, O, O)
+        before, tape = [], []
+        ops.groupnorm_silu(ops.asarray(draw((len(x), H, W, O), 6, part.start)), norm, GROUPS, before)
+        dy = ops.groupnorm_silu_backward(ops.asarray(draw((len(x), H, W, O), 1, part.start)), zeros(ops, norm),
+                                         before)
+        ops.conv2d(x, conv, tape)
+        return backward_of(ops, ops.conv2d_backward, dy, conv, tape)
+
+    name, flops = f"conv2d {B}x{H}x{W}x{C} to {O}", 2 * 9 * B * H * W * C * O
+    return [Case(f"{name} forward", B, forward, flops, "GFLOP/s", terms=9 * C),
+            Case(f"{name} backward", B, backward, 2 * flops, "GFLOP/s", terms=B * H * W)]
+
+
+def normalisation(B, H, W, C, kind="groupnorm_silu"):
+    """groupnorm_silu, or groupnorm, forward and backward."""
+    def inputs(ops, part):
+        _, norm = parameters(ops, C, C)
+        return norm, *(ops.asarray(draw((part.stop - part.start, H, W, C), i, part.start)) for i in (0, 1))
+
+    def forward(ops, part):
+        norm, x, _ = inputs(ops, part)
+        return lambda: (getattr(ops, kind)(x, norm, GROUPS, Forget()),)
+
+    def backward(ops, part):
+        norm, x, dy = inputs(ops, part)
+        tape = []
+        getattr(ops, kind)(x, norm, GROUPS, tape)
+        return backward_of(ops, getattr(ops, f"{kind}_backward"), dy, norm, tape)
+
+    name, n = f"{kind} {B}x{H}x{W}x{C}", B * H * W * C
+    return [Case(f"{name} forward", B, forward, BYTES["norm_silu"] * n, "GB/s", terms=H * W * C // GROUPS),
+            Case(f"{name} backward", B, backward, BYTES["norm_silu_backward"] * n, "GB/s", terms=B * H * W)]
+
+
+def backward_of(ops, function, dy, p, tape):
+    """A function -> (dx, dw, db) that can be called again and again: with its own copy of what the tape holds."""
+    def run():
+        g = zeros(ops, p)
+        return function(dy, g, list(tape)), g.w, g.b
+    return run
+
+
+def operations():
+    """Every case of the group `ops`."""
+    return [case for B, H, W, C, O in SHAPES for case in (*convolution(B, H, W, C, O), *normalisation(B, H, W, C))]
