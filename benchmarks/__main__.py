@@ -1,8 +1,8 @@
 """python -m benchmarks [GROUP ...]: correctness first, then time.
 
 steps: the diffusion's and the optimiser's fused steps; ops: convolution, GroupNorm with SiLU; network: train and
-sampling steps; end: end to end. gpu: all that a first session on a GPU machine should do; roofline: the CUDA
-kernels' instructions, counted, which needs no GPU.
+sampling steps; end: end to end; samplers: each of them, whole. gpu: all that a first session on a GPU machine
+should do; roofline: the CUDA kernels' instructions, counted, which needs no GPU.
 """
 
 import argparse
@@ -12,9 +12,9 @@ import sys
 from tinyddpm import backend
 from tinyddpm.errors import InputError, TinyDDPMError
 
-from . import bench, cases, crossover, end, network, report
+from . import bench, cases, crossover, end, network, report, sampling
 
-TIMED = ("steps", "ops", "network", "end")
+TIMED = ("steps", "ops", "network", "end", "samplers")
 GROUPS = (*TIMED, "gpu", "roofline")
 
 
@@ -76,7 +76,9 @@ def _timed(args):
     with bench.benches(args.backend) as found:
         limits = bench.ceilings(found, min(args.seconds, 1))
         about = report.header(found, limits, args.peer)
-        print("\n".join(f"{name}: {text}" for name, text in about.items()), flush=True)
+        print("\n".join(f"{name}: {text}" for name, text in about.items()))
+        print("rates count bytes that must move and a direct convolution's operations: caches and Winograd can pass "
+              "100%", flush=True)
         for group in (group for group in TIMED if group in args.groups):
             if group in ("steps", "ops"):
                 chosen = cases.steps(512, 256 if args.quick else 4096) if group == "steps" else cases.operations()
@@ -84,7 +86,7 @@ def _timed(args):
             elif group == "network":
                 results = network.run(found, args.seconds, args.peer, args.compile)
             else:
-                results = end.measure(found, args.seconds, args.quick)
+                results = (end if group == "end" else sampling).measure(found, args.seconds, args.quick)
             figures[group] = results
             print(report.table(group, results), flush=True)
         if args.plot:

@@ -15,6 +15,7 @@ from . import clock
 from .bench import compare
 
 T = 500
+TERMS = 30 * 9 * 64          # some thirty layers of sums over nine pixels of 64 channels
 
 
 class Net(NamedTuple):
@@ -67,7 +68,7 @@ def run(found, seconds, peer=None, compiled=False):
         for name, bench in found.items():
             contenders["train"][name], contenders["sampling"][name], got = ours(case, bench)
             want = got if want is None else want
-            compare(f"{title} on {name}", got, want, terms=30 * 9 * 64)     # some thirty layers of such sums
+            compare(f"{title} on {name}", got, want, terms=TERMS)
         if peer == "torch":
             from . import torch_steps
             for kind, functions in torch_steps.steps(case, fresh(case.net).theta, compiled).items():

@@ -8,6 +8,7 @@ from tinyddpm import UNet, linear, model, noise, params
 
 from .bench import compare
 from .names import peer_name, to_peer
+from .network import TERMS
 from .torch_peer import TorchMLP, TorchUNet
 
 
@@ -64,7 +65,7 @@ def _check(title, twin, case, theta):
         theirs = twin(_theirs(x, torch.contiguous_format), torch.full((case.batch,), 500)).numpy()
     theirs = theirs.transpose(0, 2, 3, 1) if theirs.ndim == 4 else theirs
     want = model.Model(case.net, theta, linear(1000), case.shape).output(x, 500)
-    compare(title, [theirs], [want], terms=30 * 9 * 64)
+    compare(title, [theirs], [want], terms=TERMS)
 
 
 def _train_step(twin, case, layout):

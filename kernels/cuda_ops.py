@@ -116,6 +116,7 @@ class CudaKernels:
     def reverse(self, xt, output, z, factors):
         """x_s by formulas.reverse; factors: Python floats a_xt, a_output, bound (or inf), c_x0, c_xt, sigma."""
         xs = self.xp.empty(xt.shape, np.float32)
+        z = z if factors[-1] else xt                # any array will do: it is multiplied by 0
         self._step("reverse", xt.shape, [self._flat(xt), self._flat(output, xt.shape), self._flat(z, xt.shape),
                                          xs.reshape(-1)], _float32(*factors))
         return xs

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import bench, cases, clock, crossover, end, network
+from benchmarks import bench, cases, clock, crossover, end, network, sampling
 from benchmarks.__main__ import TIMED, main
 from tinyddpm import MLP, UNet, backend
 from tinyddpm.ops import Ops
@@ -30,6 +30,7 @@ def small(monkeypatch):
         "points": network.Net(MLP(hidden=16), (2,), 8)})
     monkeypatch.setattr(end, "SHORT", 2)
     monkeypatch.setattr(end, "QUICK", 3)
+    monkeypatch.setattr(sampling, "TIMES", 100)
     monkeypatch.setattr(bench, "SIDE", 64)
     monkeypatch.setattr(bench, "COPY_BYTES", 1 << 16)
 
@@ -67,6 +68,7 @@ def test_every_group_on_numpy(small, tmp_path, capsys):
     assert set(figures) == {"machine", "ceilings", "crossover", *TIMED}
     assert set(figures["steps"]) == {"normal", "noised_drawn", "reverse_drawn", "adamw_ema"}
     assert len(figures["ops"]) == 4 and len(figures["network"]) == 4 and len(figures["end"]) == 2
+    assert len(figures["samplers"]) == 3
     for group in TIMED:
         for case, rows in figures[group].items():
             assert case in shown and set(rows) == {"numpy"}

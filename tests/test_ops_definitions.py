@@ -49,7 +49,7 @@ def test_attention_is_its_definition(heads):
 
 
 def test_operations_without_arithmetic_are_their_definitions():
-    x, e = normals(2, 2, 3, 4), normals(2, 4)
+    x = normals(2, 2, 3, 4)
     assert np.array_equal(OPS.upsample(x, []), x.repeat(2, axis=1).repeat(2, axis=2))
     assert np.array_equal(OPS.concat(x, x[..., :1], []), np.concatenate([x, x[..., :1]], axis=3))
     assert np.array_equal(OPS.dropout(MASK, MASK, []), MASK * MASK)

@@ -5,10 +5,10 @@ There are 2**23 values of U and 2**24 angles, so this is not a sample: no other 
 
 import numpy as np
 import pytest
+from tinyddpm.kernels.polynomials import numpy_polynomials
 
 from tinyddpm import noise
 from tinyddpm.formulas import make, numpy_formulas
-from tinyddpm.kernels.polynomials import numpy_polynomials
 
 PART = 1 << 21
 UNIT = np.float32(2.0**-23)

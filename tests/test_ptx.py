@@ -50,7 +50,6 @@ def compiler():
         pytest.skip("under the simulator nothing is compiled")
     try:
         from numba.cuda.cudadrv.nvvm import NVVM
-
         from tinyddpm.kernels import cuda_compile
         NVVM()
     except (error.NvvmSupportError, OSError) as reason:
@@ -115,8 +114,8 @@ def test_what_is_compiled_here_is_what_the_operations_launch():
     """Every kernel is launched with the argument types that the PTX above was made for."""
     signatures = compiler().SIGNATURES
     from numba import typeof
-
     from tinyddpm.kernels.cuda_ops import CudaKernels
+
     from tinyddpm.ops import Ops
 
     launched = {}

@@ -68,7 +68,6 @@ class Model:
         """x0_hat, from whatever the net predicts (Ho20 eq. 15, Salimans22 section 4)."""
         return TO_X0[self.target](self.schedule, xt, t, self.output(xt, t))
 
-
     def reverse(self, xt, t, coefficients, clip, seed, first_sample):
         """One whole step of a sampler on this model's backend: the net's output, then `formulas.reverse`, z drawn."""
         weights = x0_weights(self.schedule, t, self.target)

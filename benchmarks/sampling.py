@@ -1,0 +1,35 @@
+"""The samplers, whole: images from noise by each of them, on network (a) with the weights it starts from."""
+
+from tinyddpm import linear, model
+
+from . import clock, network
+from .bench import compare
+
+IMAGES, TIMES = 64, 1000
+KINDS = {"ddim in 50 steps": {"sampler": "ddim", "steps": 50},
+         "ddim in 50 steps, eta 1": {"sampler": "ddim", "steps": 50, "eta": 1.0},
+         "ancestral": {"sampler": "ancestral"}}
+
+
+def measure(found, seconds, quick):
+    """{"SAMPLER, T = ...": rows}, the images of a few steps compared first. Raises WrongAnswer."""
+    case, rows = next(iter(network.CASES.values())), {}
+    waits = {name: bench.wait for name, bench in found.items()}
+    for kind, options in KINDS.items():
+        T, n = (TIMES // 20, IMAGES // 4) if quick else (TIMES, IMAGES)
+        want = None
+        for name, bench in found.items():
+            got = model.sample(_model(case, bench.ops, 5), 8, **options)
+            want = got if want is None else want
+            # five networks, each given what the last made of its rounding
+            compare(f"{kind} on {name}", [got], [want], terms=5**2 * network.TERMS)
+        models = {name: _model(case, bench.ops, T) for name, bench in found.items()}
+        contenders = {name: lambda m=m, n=n, o=options: model.sample(m, n, **o) for name, m in models.items()}
+        rows[f"{kind}, T = {T}, {n} images"] = clock.summary(
+            clock.interleave(contenders, seconds, waits, warm=0, least=1))
+    return rows
+
+
+def _model(case, ops, T):
+    """The case's network on a backend with a schedule of T steps; it says v."""
+    return model.Model(case.net, ops.asarray(network.fresh(case.net).theta), linear(T), case.shape, "v", ops=ops)
