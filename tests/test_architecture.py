@@ -53,6 +53,23 @@ def test_nothing_but_main_imports_cli():
     assert [name for name in MODULES if "cli" in imports(MODULES[name])] == ["__main__"]
 
 
+def test_only_get_and_about_reach_the_kernels_and_kernels_reach_only_the_reference():
+    """Upward nothing: the reference never imports kernels, which see Ops, the formulas and the noise, no net or run."""
+    for name, tree in MODULES.items():
+        for part in ast.walk(tree):
+            names = [node.value for node in ast.walk(part) if isinstance(node, ast.Constant)
+                     and isinstance(node.value, str) and node.value.startswith("tinyddpm.kernels")]
+            if names and isinstance(part, ast.FunctionDef):
+                assert (name, part.name) in (("backend", "get"), ("backend", "about")), (name, part.name)
+            if isinstance(part, ast.ImportFrom) and part.level:
+                assert "kernels" not in ((part.module or "").split(".")[0], *(a.name for a in part.names)), name
+    for path in sorted((ROOT / "kernels").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tinyddpm"):
+                seen = {node.module.partition(".")[2]} - {""} or {alias.name for alias in node.names}
+                assert seen <= {"errors", "formulas", "noise", "ops", "optim", "steps"}, (path.name, seen)
+
+
 def test_import_loads_no_optional_package():
     """In a fresh process: the core needs numpy and pillow alone."""
     optional = ("tinyddpm.kernels", "numba", "cupy", "torch", "matplotlib", "scipy", "mpi4py")

@@ -38,7 +38,7 @@ class Progress:
         self.shown = now
         rate = (record["step"] - self.first) / max(now - self.start, 1e-9)
         left = f"{(self.steps - record['step']) / rate:.0f} s left" if rate else ""
-        print(f"\rstep {record['step']}/{self.steps}  loss {record['loss']:.4f}  {rate:.1f} steps/s  {left}   ",
+        print(f"\rstep {record['step']}/{self.steps}  loss {float(record['loss']):.4f}  {rate:.1f} steps/s  {left}   ",
               end="", file=sys.stderr, flush=True)
 
     def close(self):
