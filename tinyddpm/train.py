@@ -33,7 +33,7 @@ class Recipe:
     their gradients added in order.
     """
 
-    steps: int = 4000
+    steps: int = 3000
     batch: int = 64
     lr: float = 2e-3
     warmup: int = 100
