@@ -124,7 +124,7 @@ def test_a_plain_clone_has_the_kernels(tmp_path):
 
 def test_a_wheel_holds_the_kernels_inside_the_package_and_nothing_beside_it(tmp_path):
     """Built without the network, by the backend that pyproject.toml names; `kernels` on PyPI is someone else's."""
-    pytest.importorskip("setuptools")
+    pytest.importorskip("setuptools", minversion="77")
     for name in ("tinyddpm", "kernels"):
         _copy(ROOT / name, tmp_path / "source" / name)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
