@@ -56,13 +56,13 @@ def ema_update(ema, theta, step, decay):
 
 
 def clip_scale(grad, limit):
-    """(norm, scale): the Euclidean norm of grad, and min(1, limit / norm) (Pascanu13 Algorithm 1).
+    """(scale, norm): min(1, limit / norm) (Pascanu13 Algorithm 1), and the Euclidean norm of grad.
 
     The scale is 1 for limit None or 0, and where the norm is not finite.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         norm = math.sqrt(float(np.dot(grad, grad)))
-    return norm, limit / norm if limit and math.isfinite(norm) and norm > limit else 1
+    return limit / norm if limit and math.isfinite(norm) and norm > limit else 1, norm
 
 
 def clip_scale_unread(xp, grad, limit):
@@ -74,7 +74,7 @@ def clip_scale_unread(xp, grad, limit):
 
 def clip_by_norm(grad, limit):
     """Scale grad in place to a Euclidean norm of at most `limit` (Pascanu13 Algorithm 1); returns the norm before."""
-    norm, scale = clip_scale(grad, limit)
+    scale, norm = clip_scale(grad, limit)
     if scale != 1:
         grad *= scale
     return norm

@@ -64,8 +64,7 @@ class Steps:
 
     def clip_scale(self, grad, limit):
         """(scale, norm): the factor that brings grad's norm to at most `limit` (Pascanu13), and the norm."""
-        norm, scale = optim.clip_scale(grad, limit)
-        return scale, norm
+        return optim.clip_scale(grad, limit)
 
     def adamw_ema(self, theta, grad, m, v, ema, scale, factors):
         """AdamW on scale grad and the average, in place; factors: `optim.adamw_factors` and `optim.ema_weight`."""
