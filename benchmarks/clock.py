@@ -11,8 +11,9 @@ from tinyddpm.machine import cores
 
 # Other libraries' threads spin for a while after their work; a pause keeps that off the next contender's clock.
 PAUSE = 0.02
-# Shorter calls are timed several at once, so that neither the clock nor one wait for a device counts.
-READING = 1e-3
+# Shorter calls are timed several at once: what counts is neither the clock, nor one wait for a device, nor how a core
+# wakes from the pause.
+READING = 3e-2
 BASES = "numpy", "torch"         # what the others are compared with
 
 
