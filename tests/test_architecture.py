@@ -14,13 +14,17 @@ SOURCES = [path for folder in ("tinyddpm", "kernels", "benchmarks") for path in 
 
 # From the ground up: a module may import modules on lines above its own, never beside or below.
 LAYERS = [
-    ["errors", "formulas"],
-    ["noise", "readers", "curves", "machine", "schedule", "optim", "checkpoint", "metrics", "terminal"],
-    ["params", "process", "data", "runlog", "steps"],
-    ["ops"],
-    ["mlp", "unet", "samplers", "figures", "backend"],
-    ["train", "model"],
+    ["errors", "formulas", "guidance"],
+    ["noise", "readers", "marks", "machine", "schedule", "optim", "metrics", "terminal", "lock"],
+    ["params", "process", "data", "checkpoint", "curves", "steps"],
+    ["ops", "closed_form", "runlog", "plots"],
+    ["mlp", "unet", "samplers", "figures", "backend", "exact"],
+    ["solvers", "likelihood", "flow"],
+    ["editing", "train", "model"],
     ["run"],
+    ["tour_model"],
+    ["tour_figures", "tour_learnt", "tour_scores", "tour_code"],
+    ["tour", "page"],
     ["__init__", "options"],
     ["cli"],
     ["__main__"],

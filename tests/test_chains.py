@@ -1,5 +1,7 @@
 """Chains whose end is known in closed form, run through the real samplers."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from chains import (
@@ -10,14 +12,25 @@ from chains import (
     push_gaussian,
     unit_gaussian_eps,
     with_options,
+    without_noise,
 )
-from checks import FALSE_ALARM, TOL, close, schedules
+from checks import FALSE_ALARM, ROOT_TOL, TOL, close, schedules
 from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
-from tinyddpm import noise, process
-from tinyddpm.samplers import ancestral, ddim, timesteps
+from tinyddpm import exact, noise, process
+from tinyddpm.samplers import (
+    SPACINGS,
+    ancestral,
+    ancestral_coefficients,
+    ddim,
+    ddim_coefficients,
+    langevin,
+    spaced,
+)
 from tinyddpm.schedule import cosine, linear
+from tinyddpm.solvers import dpmpp_2m, euler, heun
 
 
 @given(schedules(terminal=False))
@@ -50,6 +63,7 @@ def test_unit_gaussian_on_the_papers_schedule():
 
 
 MEAN = np.array([1.0, -0.5, 0.3])
+MIX = np.array([0.0, 0.3, 1.2])
 COVARIANCE = np.array([[0.5, 0.2, -0.05], [0.2, 0.3, 0.0], [-0.05, 0.0, 0.02]])
 
 
@@ -58,47 +72,146 @@ def eps_slope(s, t):
     return np.sqrt(1 - s.alpha_bar[t]) * np.linalg.inv(s.alpha_bar[t] * COVARIANCE + (1 - s.alpha_bar[t]) * np.eye(3))
 
 
-def ancestral_step(s, t, variance):
-    """Ho20 eq. 11: the matrices on x_t and on eps_hat, and sigma, of the step to t - 1."""
-    on_x, on_eps = 1 / np.sqrt(s.alpha[t]), -s.beta[t] / np.sqrt((1 - s.alpha_bar[t]) * s.alpha[t])
-    before, now = 1 - s.alpha_bar[t - 1], 1 - s.alpha_bar[t]
-    sigma = np.sqrt(s.beta[t] * (1 if variance == "beta" else before / now))
-    return on_x, on_eps, sigma if t > 1 else 0.0
+# Maps x -> M x + c are 4 x 4 matrices on (x, 1), so that products chain them and sums of slopes are sums.
 
 
-def ddim_step(s, t, t_prev, eta):
-    """Song21a eq. 12, 16: the same for the step to t_prev."""
+def affine(matrix, offset):
+    return np.block([[matrix, offset[:, None]], [np.zeros((1, 3)), np.zeros((1, 1))]])
+
+
+IDENTITY = affine(np.eye(3), np.zeros(3)) + np.diag([0.0, 0.0, 0.0, 1.0])
+
+
+def eps_map(s, t):
+    return affine(eps_slope(s, t), -np.sqrt(s.alpha_bar[t]) * eps_slope(s, t) @ MEAN)
+
+
+def x0_map(s, t):
+    """Ho20 eq. 15."""
+    x = affine(np.eye(3), np.zeros(3))
+    return (x - np.sqrt(1 - s.alpha_bar[t]) * eps_map(s, t)) / np.sqrt(s.alpha_bar[t])
+
+
+def flow_map(s, t):
+    """Song21b eq. 13's (x + score) / 2."""
+    return (affine(np.eye(3), np.zeros(3)) - eps_map(s, t) / np.sqrt(1 - s.alpha_bar[t])) / 2
+
+
+def ancestral_moves(s, t, t_prev, variance):
+    """Ho20 eq. 11 on the chain of these times alone, its alpha a product: the move (map, sigma^2) to t_prev."""
+    alpha = np.prod(1 - s.beta[t_prev + 1 : t + 1])
+    high = 1 - alpha
+    low = high * (1 - s.alpha_bar[t_prev]) / (1 - s.alpha_bar[t])
+    mean = np.diag([alpha**-0.5] * 3 + [1.0]) @ (IDENTITY - high / np.sqrt(1 - s.alpha_bar[t]) * eps_map(s, t))
+    if t_prev == 0:
+        return [(mean, 0.0)]
+    variances = {"beta": high, "beta_tilde": low, "learned": np.exp(MIX * np.log(high) + (1 - MIX) * np.log(low))}
+    return [(mean, variances[variance])]
+
+
+def langevin_moves(s, t, t_prev, variance):
+    """Song21b Algorithm 3 and 5: that move, then two corrections, none at data."""
+    moves = ancestral_moves(s, t, t_prev, variance)
+    if t_prev > 0:
+        size = 2 * s.alpha[t_prev] * 0.3**2 * (1 - s.alpha_bar[t_prev])
+        score = -eps_map(s, t_prev) / np.sqrt(1 - s.alpha_bar[t_prev])
+        moves += [(IDENTITY + size * score, 2 * size)] * 2
+    return moves
+
+
+def ddim_moves(s, t, t_prev, eta):
+    """Song21a eq. 12, 16: the move to t_prev."""
     now, then = s.alpha_bar[t], s.alpha_bar[t_prev]
     sigma = eta * np.sqrt((1 - then) / (1 - now)) * np.sqrt(1 - now / then)
-    scale = np.sqrt(then / now)
-    return scale, np.sqrt(1 - then - sigma**2) - scale * np.sqrt(1 - now), sigma
+    scale = np.diag([np.sqrt(then / now)] * 3 + [1.0])
+    towards = np.sqrt(1 - then - sigma**2) - np.sqrt(then / now) * np.sqrt(1 - now)
+    return [(scale + towards * eps_map(s, t), sigma**2)]
 
 
-@pytest.mark.parametrize("make", [linear, cosine])
-@pytest.mark.parametrize("name, option", [
-    ("ancestral", "beta"), ("ancestral", "beta_tilde"), ("ddim", 0.0), ("ddim", 0.5), ("ddim", 1.0),
-])
-def test_any_gaussian_follows_the_recursion_of_mean_and_covariance(make, name, option):
-    s = make(60)
-    if name == "ancestral":
-        times, sampler = list(range(60, 0, -1)), with_options(ancestral, variance=option)
-    else:
-        times, sampler = timesteps(60, 13), with_options(ddim, steps=13, eta=option)
+def euler_moves(s, t, t_prev, _):
+    h = -np.log(1 - s.beta[t_prev + 1 : t + 1]).sum()
+    return [(IDENTITY + h * flow_map(s, t), 0.0)]
 
-    def denoise(xt, t):
-        return (xt - np.sqrt(s.alpha_bar[t]) * MEAN) @ eps_slope(s, t)
 
-    found = push_gaussian(sampler, denoise, s, d=3)
-    mean, covariance = np.zeros(3), np.eye(3)
+def heun_moves(s, t, t_prev, _):
+    h = -np.log(1 - s.beta[t_prev + 1 : t + 1]).sum()
+    if t_prev == 0:
+        return euler_moves(s, t, t_prev, _)
+    here = flow_map(s, t)
+    return [(IDENTITY + h / 2 * (here + flow_map(s, t_prev) @ (IDENTITY + h * here)), 0.0)]
+
+
+def recursion(s, times, moves, option):
+    """(t_prev, mean, covariance) along the walk, from N(0, I)."""
+    mean, covariance = np.array([0.0, 0, 0, 1]), np.diag([1.0, 1, 1, 0])
     for t, t_prev in zip(times, [*times[1:], 0], strict=True):
-        step = ancestral_step(s, t, option) if name == "ancestral" else ddim_step(s, t, t_prev, option)
-        on_x, on_eps, sigma = step
-        matrix = on_x * np.eye(3) + on_eps * eps_slope(s, t)
-        mean = matrix @ mean - on_eps * eps_slope(s, t) @ MEAN * np.sqrt(s.alpha_bar[t])
-        covariance = matrix @ covariance @ matrix.T + sigma**2 * np.eye(3)
+        for matrix, variance in moves(s, t, t_prev, option):
+            mean, covariance = matrix @ mean, matrix @ covariance @ matrix.T
+            covariance[:3, :3] += variance * np.eye(3)
+        yield t_prev, mean[:3], covariance[:3, :3]
+
+
+def multistep(s, times, *_):
+    """The same for Lu22 Algorithm 2, whose steps look back: each x as a map of x_T."""
+    alpha, sigma = np.sqrt(s.alpha_bar), np.sqrt(1 - s.alpha_bar)
+    lam = {t: np.log(alpha[t]) - np.log(sigma[t]) for t in times}
+    x, data = IDENTITY, []
+    for i, (t, t_prev) in enumerate(zip(times, [*times[1:], 0], strict=True)):
+        data.append(x0_map(s, t) @ x)
+        ahead, decay = data[-1], sigma[t_prev] / sigma[t]
+        if i > 0 and t_prev > 0:
+            r = (lam[t] - lam[times[i - 1]]) / (lam[t_prev] - lam[t])
+            ahead = (1 + 1 / (2 * r)) * data[-1] - 1 / (2 * r) * data[-2]
+        grown = np.exp(lam[t] - lam[t_prev]) if t_prev > 0 else 0.0
+        x = decay * x - alpha[t_prev] * (grown - 1) * ahead
+        x[3] = IDENTITY[3]
+        yield t_prev, x[:3, 3], x[:3, :3] @ x[:3, :3].T
+
+
+class Learned(exact.Gaussian):
+    """The Gaussian's denoiser with a variance that it has learned, another one for each element."""
+
+    def x0_and_mix(self, xt, t):
+        return self.x0_hat(xt, t), np.tile(MIX, (len(xt), 1))
+
+
+CASES = {
+    "ancestral, beta": (ancestral, {"variance": "beta"}, ancestral_moves, "beta"),
+    "ancestral, beta_tilde": (ancestral, {}, ancestral_moves, "beta_tilde"),
+    "ancestral, learned": (ancestral, {"variance": "learned"}, ancestral_moves, "learned"),
+    "langevin": (langevin, {"corrections": 2, "snr": 0.3}, langevin_moves, "beta_tilde"),
+    "langevin, learned": (langevin, {"corrections": 2, "snr": 0.3, "variance": "learned"}, langevin_moves, "learned"),
+    "ddim": (ddim, {}, ddim_moves, 0.0),
+    "ddim, eta 0.5": (ddim, {"eta": 0.5}, ddim_moves, 0.5),
+    "ddim, eta 1": (ddim, {"eta": 1.0}, ddim_moves, 1.0),
+    "euler": (without_noise(euler), {}, euler_moves, None),
+    "heun": (without_noise(heun), {}, heun_moves, None),
+    "dpmpp_2m": (without_noise(dpmpp_2m), {}, None, None),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("make, T, steps", [(linear, 60, 13), (cosine, 60, 13), (linear, 20, 20), (linear, 60, 1)])
+def test_any_gaussian_follows_the_recursion_of_mean_and_covariance(name, spacing, make, T, steps):
+    sampler, options, moves, option = CASES[name]
+    s = make(T)
+    found = push_gaussian(with_options(sampler, steps=steps, spacing=spacing, **options),
+                          Learned(MEAN, COVARIANCE, s), s, d=3)
+    times = spaced(s, steps, spacing)
+    walked = list(recursion(s, times, moves, option) if moves else multistep(s, times))
+    assert len(found) == len(walked) == steps
+    for t_prev, mean, covariance in walked:
         close(found[t_prev][0], mean, atol=TOL)
         close(found[t_prev][1], covariance, atol=TOL)
-    assert len(found) == len(times)
+
+
+@given(schedules(terminal=False, max_T=40), st.data())
+def test_ddim_with_eta_1_is_ancestral_on_the_same_times(s, data):
+    # Nichol21 eq. 19 and Song21a eq. 16 are one formula; a root of a difference keeps sqrt(eps) where it vanishes.
+    times = sorted(data.draw(st.sets(st.integers(0, s.T), min_size=2)))
+    for t_prev, t in pairwise(times):
+        close(ddim_coefficients(s, t, t_prev, 1.0), ancestral_coefficients(s, t, "beta_tilde", t_prev), atol=ROOT_TOL)
 
 
 @pytest.mark.parametrize("name", ["ancestral, beta", "ancestral, beta_tilde", "ddim, all steps, eta 1"])

@@ -10,7 +10,7 @@ from checks import FALSE_ALARM
 from gradients import OPS, check_gradient, near, random_theta, run_net
 from scipy import stats
 
-from tinyddpm import noise, params, schedule
+from tinyddpm import likelihood, noise, params, process, schedule
 from tinyddpm.mlp import MLP
 from tinyddpm.train import draw_times, dropout_masks, loss_and_grad
 from tinyddpm.unet import UNet
@@ -72,6 +72,34 @@ def test_gradient_of_the_whole_loss(target, gamma, rate):
     check_gradient(f, theta, grad)
     added = grad.copy()
     assert f(theta, added, scale=0.5) == loss, "the loss is to be unscaled"
+    near(added, 1.5 * grad)
+
+
+@every_target
+@pytest.mark.parametrize("half_width", [1 / 255, 1 / 16, None])
+@pytest.mark.parametrize("times", [[1, 1, 1, 1, 1], [1, 2, 500, 1000, 7]])
+def test_hybrid_loss_and_its_gradient_with_the_mean_held_fixed(target, half_width, times):
+    """Nichol21 eq. 16: L_simple of the first half, lambda T vb of the second, through which no gradient gets to x0_hat.
+
+    The decoder's bins are narrow: its higher derivatives in log sigma allow the differences 1e-6, not 1e-7.
+    """
+    net, t = UNet(base=4, groups=2, blocks=1, out=2), np.array(times)
+    x0, eps = batch()
+    x0 = np.rint(8 * np.tanh(x0)) / 8               # on the levels of both widths, or nearly: the decoder's own data
+    theta, xt = random_theta(net), process.q_sample(S, x0, t, eps)
+    x0_hat = process.TO_X0[target](S, xt, t, run_net(net, theta, xt, t, [])[..., :1])
+
+    def f(theta):
+        y = run_net(net, theta, xt, t, [])
+        bits, _ = likelihood.vb_loss_and_slope(S, x0, t, x0_hat, (y[..., 1:] + 1) / 2, half_width)
+        return ((y[..., :1] - process.TARGETS[target](S, x0, t, eps)) ** 2).mean() + 0.001 * S.T * bits.mean()
+
+    grad = np.zeros_like(theta)
+    options = {"net": net, "data": (x0, eps), "t": t, "target": target, "vlb": 0.001, "half_width": half_width}
+    near(loss_of(theta, grad, **options), f(theta))
+    check_gradient(f, theta, grad, rtol=1e-6)
+    added = grad.copy()
+    loss_of(theta, added, scale=0.5, **options)
     near(added, 1.5 * grad)
 
 

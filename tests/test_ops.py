@@ -133,3 +133,13 @@ def test_the_block_size_does_not_matter(name, monkeypatch):
         near(y, results[0][2][0])
         for k in grads:
             near(grads[k], results[0][2][1][k])
+
+
+def test_embedding_is_a_one_hot_product():
+    w, label = normals(4, 5), np.array([2, 0, 2, -1, 1])
+    one_hot = np.eye(4)[[2, 0, 2, 3, 1]]
+    dy, g, tape = normals(5, 5, seed=1), SimpleNamespace(w=np.ones((4, 5))), []
+    y = OPS.embedding(label, SimpleNamespace(w=w), tape)
+    OPS.embedding_backward(dy, g, tape)
+    assert np.array_equal(y, one_hot @ w) and not tape
+    near(g.w, 1 + one_hot.T @ dy)

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from gradients import OPS, check_net, check_net_habits, net_gradients, random_theta, run_net
+from gradients import OPS, Labelled, check_net, check_net_habits, net_gradients, random_theta, run_net
 
 from benchmarks.names import from_peer, peer_name
 from tinyddpm import params
@@ -101,6 +101,11 @@ def test_habits(net):
     check_net_habits(net, images(net))
 
 
+def test_gradients_with_labels():
+    net = UNet(base=4, groups=2, blocks=1, classes=2, out=2)
+    check_net(Labelled(net, np.array([1, -1, 0])), images(net), T_OF_SAMPLE)
+
+
 @every_net
 def test_starts_at_zero_and_keeps_the_images_shape(net):
     x = images(net).astype(np.float32)
@@ -182,7 +187,7 @@ def test_every_parameter_matters():
     ({"base": 7, "groups": 1}, "even"), ({"base": 2, "groups": 1}, "at least 4"),
     ({"groups": 5}, "groups"), ({"base": 12, "mults": (2, 4), "groups": 8}, "groups"),
     ({"heads": 3}, "heads"), ({"heads": 3, "attention": (False, False)}, "heads"),
-    ({"pad": "left"}, "pad"), ({"pad": None}, "pad"),
+    ({"classes": -1}, "classes"), ({"classes": 1.0}, "classes"), ({"pad": "left"}, "pad"), ({"pad": None}, "pad"),
 ])
 def test_a_net_that_cannot_be_built_is_refused(bad, words):
     with pytest.raises(InputError, match=words):

@@ -101,6 +101,17 @@ def copy_ratio(samples, fit, held):
     return float(to_fit / to_held)
 
 
+def label_agreement(samples, asked, real, labels):
+    """How often the nearest real image has the label that the sample was asked for: mean 1[ label(NN(x)) = asked ].
+
+    The classifier (1-NN on pixels) is independent of the network. samples (N, ...), asked (N,); real (M, ...), labels
+    (M,) -> float. Raises InputError as the other measures do.
+    """
+    samples, real = _flatten(samples, real, fewest=1)
+    nearest = np.concatenate([squared.argmin(1) for _, squared in _distance_blocks(samples, real)])
+    return float(np.mean(np.asarray(labels)[nearest] == asked))
+
+
 def evaluate(samples, fit, held):
     """Every measure of this module in one dict, the held-out images being the real ones; k = 5.
 

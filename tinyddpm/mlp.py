@@ -9,19 +9,24 @@ from .errors import InputError
 
 @dataclass(frozen=True)
 class MLP:
-    """Residual blocks h <- h + silu(h w_a + e w_t) w_b, where e embeds t; x (B, dim) -> (B, dim).
+    """Residual blocks h <- h + silu(h w_a + e w_t) w_b, where e embeds t; x (B, dim) -> (B, out or dim).
 
-    hidden: the width, even and at least 4; layers: how many blocks. Raises InputError for other sizes.
+    hidden: the width, even and at least 4; layers: how many blocks; classes: how many labels it knows, 0 for none.
+    Raises InputError for other sizes.
     """
 
     dim: int = 2
     hidden: int = 128
     layers: int = 3
+    classes: int = 0
+    out: int | None = None
 
     def __post_init__(self):
-        whole = all(isinstance(n, Integral) for n in (self.dim, self.hidden, self.layers))
-        if not whole or self.dim < 1 or self.layers < 1 or self.hidden < 4 or self.hidden % 2:
-            raise InputError(f"an MLP needs dim and layers of at least 1 and an even hidden of at least 4, got {self}")
+        sizes = (self.dim, self.layers, self.dim if self.out is None else self.out)
+        whole = all(isinstance(n, Integral) for n in (*sizes, self.hidden, self.classes))
+        if not whole or min(sizes) < 1 or self.classes < 0 or self.hidden < 4 or self.hidden % 2:
+            raise InputError("an MLP needs dim, layers and out of at least 1, an even hidden of at least 4 and classes "
+                             f"of at least 0, got {self}")
 
     def spec(self):
         """Every parameter of the net, once; the last layer of each branch starts at zero."""
@@ -32,13 +37,17 @@ class MLP:
             "time": params.linear(width, width),
             "input": params.linear(self.dim, width),
             "blocks": [block] * self.layers,
-            "output": params.linear(width, self.dim, gain=0.0),
+            "output": params.linear(width, self.out or self.dim, gain=0.0),
+            "label": params.embedding(self.classes, width) if self.classes else None,
         }
 
-    def forward(self, ops, p, x, t, tape, drop=None):
-        """The net's output for x (B, dim) at t, (B,) or (1,); there is no dropout in it."""
+    def forward(self, ops, p, x, t, tape, drop=None, label=None):
+        """The net's output for x (B, dim) at t, (B,) or (1,), and label, likewise; there is no dropout in it."""
         sines = ops.time_embedding(t, self.hidden, x.dtype)
-        e = ops.silu(ops.linear(sines, p.time, tape), tape)
+        e = ops.linear(sines, p.time, tape)
+        if p.label:
+            e = e + ops.embedding(params.no_label(ops.xp) if label is None else label, p.label, tape)
+        e = ops.silu(e, tape)
         h = ops.linear(x, p.input, tape)
         for block in p.blocks:
             u = ops.linear(h, block.a, tape) + ops.linear(e, block.time, tape)
@@ -54,6 +63,9 @@ class MLP:
             de = de + ops.linear_backward(du, block.time, tape)
             dh = dh + ops.linear_backward(du, block.a, tape)
         dx = ops.linear_backward(dh, g.input, tape)
-        ops.linear_backward(ops.silu_backward(de, tape), g.time, tape)
+        de = ops.silu_backward(de, tape)
+        if g.label:
+            ops.embedding_backward(de, g.label, tape)
+        ops.linear_backward(de, g.time, tape)
         assert not tape
         return dx

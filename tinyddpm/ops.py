@@ -260,6 +260,18 @@ class Ops(Steps):
         mask = tape.pop()
         return dy if mask is None else dy * mask
 
+    # Embedding: y = w[label], one row for each class and the last for no class at all.
+
+    def embedding(self, label, p, tape):
+        """Rows of w (classes + 1, width) for label (B,) ints, or (1,) for all alike; -1, the last row, is no label."""
+        tape.append(label)
+        return p.w[label]
+
+    def embedding_backward(self, dy, g, tape):
+        """dw[k] = the sum of dy over the samples with label k, as a product with their one-hot rows."""
+        label = tape.pop() % len(g.w)
+        g.w += (self.xp.arange(len(g.w))[:, None] == label).astype(dy.dtype) @ dy
+
     def time_embedding(self, t, dim, dtype):
         """Vaswani17 section 3.5, Ho20's code: t (B,) or an int -> (B or 1, dim), [sin, cos](t w).
 

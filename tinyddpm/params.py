@@ -38,6 +38,16 @@ def conv(k, inputs, outputs, gain=1.0):
     return {"w": weights, "b": Param((outputs,), 0.0)}
 
 
+def embedding(classes, width):
+    """Spec of a row for each class and one more for no class, each number of variance 1."""
+    return {"w": Param((classes + 1, width), math.sqrt(3))}
+
+
+def no_label(xp):
+    """The label (1,) that stands for no class, for a whole batch: the embedding's last row."""
+    return xp.full((1,), -1)
+
+
 def norm(channels):
     """Spec of a normalisation's scale (ones) and shift (zeros)."""
     return {"w": Param((channels,), None), "b": Param((channels,), 0.0)}

@@ -35,7 +35,10 @@ def at(s, table, t, x):
 
 
 def q_step(s, x, t, eps):
-    """One forward step (Ho20 eq. 2): x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps; x = x_{t-1}."""
+    """One forward step (Ho20 eq. 2): x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps; x = x_{t-1}.
+
+    As beta tends to 0 it is the step of an SDE, dx = -1/2 beta x dt + sqrt(beta) dw (Song21b eq. 11).
+    """
     return numpy_formulas.noised(x, eps, at(s, np.sqrt(s.alpha), t, x), at(s, np.sqrt(s.beta), t, x))
 
 
@@ -143,6 +146,26 @@ def x0_weights(s, t, target):
             raise InputError(f"at t = {t}, alpha_bar is 0 and eps_hat says nothing of x0")
         return 1 / root, -rest / root
     return (0.0, 1.0) if target == "x0" else (root, -rest)
+
+
+def eps_weights(s, t, target):
+    """(a_xt, a_output), Python floats: eps_hat = a_xt x_t + a_output output, for an output of kind `target`.
+
+    Ho20 eq. 4 solved for eps for "x0", Salimans22 section 4 for "v"; t >= 1.
+    """
+    root, rest = math.sqrt(s.alpha_bar[t]), math.sqrt(1 - s.alpha_bar[t])
+    return {"eps": (0.0, 1.0), "x0": (1 / rest, -root / rest), "v": (rest, root)}[target]
+
+
+def split_output(y, learns_variance):
+    """(prediction, mix) of a net's output (B, ..., C), or of one (B, ..., 2 C) that learns the variance as well.
+
+    mix = (second half + 1) / 2 is v of Nichol21 eq. 15, so that a zero lies halfway between the two bounds; or None.
+    """
+    if not learns_variance:
+        return y, None
+    half = y.shape[-1] // 2
+    return y[..., :half], (y[..., half:] + 1) / 2
 
 
 # What a network may be trained to say, and how each saying gives x0_hat and eps_hat.

@@ -20,7 +20,8 @@ class UNet:
 
     base: channels of the first level; mults: each level's multiple of it; blocks: residual blocks a level;
     attention: for each level, whether its blocks attend; pad: how the stride-2 convolutions are padded, "right"
-    (Ho20) or "both" sides. Raises InputError for a shape that cannot be built.
+    (Ho20) or "both" sides; classes: how many labels it knows, 0 for none. Raises InputError for a shape that cannot
+    be built.
     """
 
     channels: int = 1
@@ -33,6 +34,7 @@ class UNet:
     pad: str = "right"
     tol: float = 1e-6
     out: int | None = None
+    classes: int = 0
 
     def __post_init__(self):
         out = self.channels if self.out is None else self.out
@@ -50,6 +52,8 @@ class UNet:
         attending = [w for w, attends in zip(widths, self.attention) if attends] + widths[-1:]
         if any(w % self.heads for w in attending):
             raise InputError(f"heads = {self.heads} must divide the channels of the levels that attend {attending}")
+        if not isinstance(self.classes, Integral) or self.classes < 0:
+            raise InputError(f"classes must be a whole number of at least 0, got {self.classes!r}")
         if self.pad not in PADS:
             raise InputError(f"pad must be one of {', '.join(PADS)}, got {self.pad!r}")
 
@@ -85,6 +89,7 @@ class UNet:
         return {
             "time1": params.linear(self.base, 4 * self.base),
             "time2": params.linear(4 * self.base, 4 * self.base),
+            "label": params.embedding(self.classes, 4 * self.base) if self.classes else None,
             "conv_in": params.conv(3, self.channels, self.base),
             "down": down, "mid": mid, "up": up,
             "norm_out": params.norm(width),
@@ -106,12 +111,13 @@ class UNet:
 
     # The whole net.
 
-    def forward(self, ops, p, x, t, tape, drop=None):
+    def forward(self, ops, p, x, t, tape, drop=None, label=None):
         """The net's output for x (B, H, W, C) at t, (B,), or (1,) for one t throughout (then nothing is taped).
 
-        drop: a callable (shape, dtype) -> dropout mask, asked once a block, or None.
+        drop: a callable (shape, dtype) -> dropout mask, asked once a block, or None; label: (B,) or (1,) ints, -1 or
+        None for no class.
         """
-        e = self._embed(ops, p, x, t, tape)
+        e = self._embed(ops, p, x, t, tape, label)
         h = ops.conv2d(x, p.conv_in, tape)
         skips = [h]
         for level in p.down:
@@ -161,14 +167,20 @@ class UNet:
 
     # Its parts.
 
-    def _embed(self, ops, p, x, t, tape):
-        """t -> e (B, 4 base): sines, two layers; the SiLU that every block begins with is taken here, once."""
+    def _embed(self, ops, p, x, t, tape, label):
+        """t -> e (B, 4 base): sines, two layers, the label's row; every block begins with a SiLU, taken here, once."""
         sines = ops.time_embedding(t, self.base, x.dtype)
         e = ops.silu(ops.linear(sines, p.time1, tape), tape)
-        return ops.silu(ops.linear(e, p.time2, tape), tape)
+        e = ops.linear(e, p.time2, tape)
+        if p.label:
+            e = e + ops.embedding(params.no_label(ops.xp) if label is None else label, p.label, tape)
+        return ops.silu(e, tape)
 
     def _embed_backward(self, ops, g, de, tape):
-        de = ops.linear_backward(ops.silu_backward(de, tape), g.time2, tape)
+        de = ops.silu_backward(de, tape)
+        if g.label:
+            ops.embedding_backward(de, g.label, tape)
+        de = ops.linear_backward(de, g.time2, tape)
         ops.linear_backward(ops.silu_backward(de, tape), g.time1, tape)
 
     def _block(self, ops, p, x, e, tape, drop):
