@@ -1,7 +1,7 @@
 """python -m benchmarks [GROUP ...]: correctness first, then time.
 
 steps: the diffusion's and the optimiser's fused steps; ops: convolution, GroupNorm with SiLU; network: train and
-sampling steps; end: end to end; samplers: each of them, whole. gpu: all that a first session on a GPU machine
+sampling steps; end: end to end; samplers: each of them, whole, and its error where the truth is known. gpu: all that a first session on a GPU machine
 should do; roofline: the CUDA kernels' instructions, counted, which needs no GPU.
 """
 
@@ -12,7 +12,7 @@ import sys
 from tinyddpm import backend
 from tinyddpm.errors import InputError, TinyDDPMError
 
-from . import bench, cases, crossover, end, network, report, sampling
+from . import accuracy, bench, cases, crossover, end, network, report, sampling
 
 TIMED = ("steps", "ops", "network", "end", "samplers")
 GROUPS = (*TIMED, "gpu", "roofline")
@@ -47,7 +47,8 @@ def parse(argv):
     parser.add_argument("--seconds", type=_seconds, default=None, help="for each line of a table (default: 5)")
     parser.add_argument("--quick", action="store_true", help="about a minute in all")
     parser.add_argument("--json", metavar="FILE", help="also write the figures to this file")
-    parser.add_argument("--plot", metavar="FILE", help="also draw the steps' time against size (an image file)")
+    parser.add_argument("--plot", metavar="FILE", help="also draw the steps' time against size (an image file);\n"
+                        "of the samplers, their error (the same name with -samplers)")
     parser.add_argument("--card", default="h100", metavar="NAME", help="whose roofline (default: h100)")
     args = parser.parse_args(argv)
     for group in args.groups:
@@ -89,6 +90,12 @@ def _timed(args):
                 results = (end if group == "end" else sampling).measure(found, args.seconds, args.quick)
             figures[group] = results
             print(report.table(group, results), flush=True)
+            if group == "samplers":
+                figures["accuracy"] = accuracy.measure(args.quick)
+                print(accuracy.table(figures["accuracy"]), flush=True)
+        if args.plot and "accuracy" in figures:
+            path = pathlib.Path(args.plot)
+            accuracy.draw(figures["accuracy"]).save(path.with_stem(f"{path.stem}-samplers"))
         if args.plot:
             figures["crossover"] = crossover.measure(found, min(args.seconds, 1) / 8, range(8, 21, 2))
             crossover.draw(figures["crossover"], args.plot)

@@ -8,6 +8,8 @@ from .bench import compare
 IMAGES, TIMES = 64, 1000
 KINDS = {"ddim in 50 steps": {"sampler": "ddim", "steps": 50},
          "ddim in 50 steps, eta 1": {"sampler": "ddim", "steps": 50, "eta": 1.0},
+         "dpmpp_2m in 20 steps": {"sampler": "dpmpp_2m", "steps": 20},
+         "heun in 20 steps": {"sampler": "heun", "steps": 20},
          "ancestral": {"sampler": "ancestral"}}
 
 

@@ -4,37 +4,48 @@ Exit codes: 0 done; 1 failed; 2 wrong use or bad input, one line on standard err
 """
 
 import dataclasses
+import io
 import json
 import math
 import pathlib
-import sys
+import signal
+import warnings
 
 import numpy as np
 
-from . import backend, checkpoint, data, figures, metrics, model, options, run, runlog, schedule
+from . import backend, checkpoint, data, figures, likelihood, metrics, model, options, readers, run, runlog, schedule
 from .errors import InputError, TinyDDPMError
-from .terminal import Progress, Stopped
+from .terminal import Progress, Stopped, complain
 from .train import Recipe
 from .unet import UNet
 
 FRAMES = 48                 # of the reverse process in the GIF
+BOUND_TIMES = 64            # of the T terms of the variational bound, drawn anew for each group of samples
+RECIPE = [field.name for field in dataclasses.fields(Recipe) if field.name not in ("steps", "seed", "shards", "levels")]
+UNET = ("base", "mults", "blocks", "attention", "heads", "groups", "pad")
+PERCEPTRON = ("hidden", "layers")
 
 
 def main(argv=None):
     """Run one command; returns the exit code."""
     args = options.parser(train, sample, evaluate, backends).parse_args(argv)
+    args.stopped = Stopped()
     try:
-        return args.command(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: complain(message)
+            return args.command(args)
     except InputError as error:
         return _fail(error, 2)
     except TinyDDPMError as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        return _fail("interrupted", 128 + (args.stopped.signal or signal.SIGINT))
+    finally:
+        args.stopped.close()
 
 
 def _fail(message, code):
-    print(f"tinyddpm: {' '.join(str(message).split())}", file=sys.stderr)
+    complain(message)
     return code
 
 
@@ -42,28 +53,35 @@ def _fail(message, code):
 
 def train(args):
     """tinyddpm train: fit, keep the run, and draw what it learnt."""
-    stopped = Stopped()
+    stopped = args.stopped
     if args.resume:
         out = pathlib.Path(args.resume)
         if args.data or args.out:
             raise InputError("--resume takes its data and its folder from the run: give no DATA and no --out")
         meta = checkpoint.load(out)[1]
-        fit, _ = _data_of(meta)
-        progress = Progress(args.steps or meta["recipe"]["steps"])
-        trained = run.resume(out, fit.x, args.steps, progress=progress, stop=stopped, backend=args.backend)
+        with checkpoint.fitting(out):
+            fit, _ = _data_of(meta)
+            progress, expect = Progress(args.steps or meta["recipe"]["steps"]), _expected(args, meta)
+        with stopped.waiting():
+            trained = run.resume(out, fit.x, args.steps, labels=fit.labels, expect=expect, progress=progress,
+                                 stop=stopped, backend=args.backend)
     else:
         fit, about = _data_to_fit(args)
+        labels = fit.labels if args.classes else None
+        if args.classes and labels is None:
+            raise InputError(f"--classes needs labels, and {fit.name} has none")
         out = pathlib.Path(args.out) if args.out else _free_folder(fit.name)
-        names = {field.name for field in dataclasses.fields(Recipe)} - {"steps", "seed", "shards"}
-        settings = {name: getattr(args, name) for name in names}
+        settings = {name: getattr(args, name) for name in RECIPE}
         steps = Recipe().steps if args.steps is None else args.steps
         progress = Progress(steps)
-        trained = run.train(
-            fit.x, steps, args.seed, out, net=_net(args, fit.x.shape[1:]), schedule=_schedule(args),
-            save_every=args.save_every, log_every=args.log_every, progress=progress, stop=stopped,
-            meta={"data": about}, backend=args.backend, **settings)
+        net, s = _net(args, fit.x.shape[1:], labels), _schedule(args)
+        with stopped.waiting():
+            trained = run.train(
+                fit.x, steps, args.seed, out, labels=labels, net=net, schedule=s, save_every=args.save_every,
+                log_every=args.log_every, keep=args.keep, progress=progress, stop=stopped, meta={"data": about},
+                backend=args.backend, levels=fit.levels, **settings)
     progress.close()
-    if stopped.signal and trained.meta["step"] < trained.meta["recipe"]["steps"]:
+    if stopped.signal:
         return _fail(f"stopped at step {trained.meta['step']} and saved; go on with: tinyddpm train --resume {out}",
                      128 + stopped.signal)
     _draw_run(out, trained, fit)
@@ -76,7 +94,7 @@ def sample(args):
     """tinyddpm sample: a picture of new samples, and their numbers or their path where asked."""
     trained = model.load(args.run, args.backend)
     out = args.out or _folder(args.run) / f"samples-{args.seed}.png"
-    x, frames = model.sample(trained, args.n, trajectory=FRAMES, **_sampler_settings(args))
+    x, frames = model.sample(trained, args.n, trajectory=FRAMES, label=args.label, **_sampler_settings(args))
     figures.save_png(out, figures.picture(x))
     print(out)
     if args.gif:
@@ -95,13 +113,30 @@ def evaluate(args):
     fit, held = _data_of(trained.meta, args.data)
     if not len(held.x):
         raise InputError(f"{args.run} held nothing out: train with --holdout to judge by it")
-    x = model.sample(trained, args.n or len(held.x), **_sampler_settings(args))
-    scores = metrics.evaluate(*(data.to_unit(part) for part in (x, fit.x, held.x)))
+    n = args.n or len(held.x)
+    asked = np.resize(held.labels, n) if trained.classes else None
+    x = model.sample(trained, n, label=asked, **_sampler_settings(args))
+    in_unit = [data.to_unit(part) for part in (x, fit.x, held.x)]
+    scores = metrics.evaluate(*in_unit) | _bound(args, trained, held)
+    if trained.classes:
+        scores["label_agreement"] = metrics.label_agreement(in_unit[0], asked, in_unit[2], held.labels)
+        scores["label_agreement_fit"] = metrics.label_agreement(in_unit[1], fit.labels, in_unit[2], held.labels)
     for name, value in scores.items():
-        print(f"{name:12} {value:.4f}")
+        print(f"{name:20} {value:.4f}")
     record = {"step": trained.meta["step"], "n": len(x), **_sampler_settings(args), **scores}
     checkpoint.write_atomic(_folder(args.run) / "eval.json", (json.dumps(record, indent=1) + "\n").encode())
     return 0
+
+
+def _bound(args, trained, held):
+    """The variational bound on the held-out data (Ho20 eq. 5), in bits per dimension, and its parts, by name."""
+    levels, ops = trained.meta["recipe"].get("levels", 256), trained.ops
+    found = likelihood.bits_per_dim(
+        trained, trained.schedule, ops.asarray(held.x), args.seed,
+        "learned" if trained.learns_variance else args.variance, None if args.no_clip else 1.0,
+        1 / (levels - 1) if levels else None, min(BOUND_TIMES, trained.schedule.T), xp=ops.xp)
+    return {"bits_per_dim": found.total, "bits_error": found.error, "bits_L_T": found.prior,
+            "bits_L_between": float(found.terms[1:].sum()), "bits_L_0": float(found.terms[0])}
 
 
 def backends(args):
@@ -116,12 +151,12 @@ def backends(args):
 def _data_to_fit(args):
     """The part of the data to fit, and how to find it again."""
     spec = args.data or "digits"
-    loaded = data.load(spec, value_range=args.range)
+    loaded = data.load(spec, args.limit, args.range)
     built_in = loaded.name in ("digits", *data.TOYS)
     holdout = (0.5 if built_in else 0.1) if args.holdout is None else args.holdout
     fit, _ = data.split(loaded, holdout)
-    about = {"spec": spec if built_in else str(pathlib.Path(spec).resolve()), "holdout": holdout, "range": args.range,
-             "restore": [loaded.low, loaded.high]}
+    about = {"spec": spec if built_in else str(pathlib.Path(spec).resolve()), "holdout": holdout,
+             "limit": args.limit, "range": args.range, "restore": [loaded.low, loaded.high]}
     return fit, about
 
 
@@ -130,7 +165,8 @@ def _data_of(meta, spec=None):
     about = meta.get("data")
     if about is None:
         raise InputError("this run was trained on an array: only the library can resume or judge it")
-    return data.split(data.load(spec or about["spec"], value_range=about["range"]), about["holdout"])
+    loaded = data.load(spec or about["spec"], about.get("limit", readers.LIMIT), about["range"])
+    return data.split(loaded, about["holdout"])
 
 
 def _free_folder(name):
@@ -152,13 +188,10 @@ def _schedule(args):
     return s.zero_terminal_snr() if args.zero_snr else s
 
 
-def _net(args, shape):
+def _net(args, shape, labels):
     """The default net for this data, with what the options change."""
-    net = run.default_net(shape)
-    names = ("base", "mults", "blocks", "attention", "heads", "groups", "pad")
-    other = ("hidden", "layers")
-    if not isinstance(net, UNet):
-        names, other = other, names
+    net = run.default_net(shape, 0 if labels is None else len(np.unique(labels)), args.vlb > 0)
+    names, other = (UNET, PERCEPTRON) if isinstance(net, UNet) else (PERCEPTRON, UNET)
     misplaced = [name for name in other if getattr(args, name) is not None]
     if misplaced:
         raise InputError(f"--{misplaced[0]} does not apply to samples of shape {shape}")
@@ -177,9 +210,19 @@ def _net(args, shape):
     return dataclasses.replace(net, **changes)
 
 
+def _expected(args, meta):
+    """The settings given beside --resume, in the checkpoint's words: what the run must have."""
+    given = {name: getattr(args, name) for name in (*UNET, *PERCEPTRON)}
+    if args.attention is not None:
+        given["attention"] = [level in args.attention for level in range(len(meta["net"]["mults"]))]
+    given |= {name: getattr(args, name) for name in RECIPE if getattr(args, name) != getattr(Recipe(), name)}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def _sampler_settings(args):
     return {"seed": args.seed, "sampler": args.sampler, "steps": args.steps, "eta": args.eta,
-            "variance": args.variance, "clip": None if args.no_clip else 1.0}
+            "spacing": args.spacing, "variance": args.variance, "guidance": args.guidance,
+            "clip": None if args.no_clip else 1.0}
 
 
 def _draw_run(out, trained, fit):
@@ -203,8 +246,6 @@ def _gif_frames(frames, reference=None):
 
 
 def _save_array(path, array):
-    try:
-        with open(path, "wb") as file:
-            np.save(file, array)
-    except OSError as error:
-        raise TinyDDPMError(f"cannot write {path}: {error.strerror}") from None
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    checkpoint.write_atomic(path, buffer.getbuffer())

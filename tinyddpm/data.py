@@ -21,7 +21,8 @@ TOY_STEP = 2**32 - 2    # `split` draws with purpose DATA too, from step 0 up: t
 class Data:
     """Samples in [-1, 1], and what is needed to write such samples back in the range they came in.
 
-    x float32 (N, H, W, C) or (N, D); labels int64 (N,) or None; low, high: the original range.
+    x float32 (N, H, W, C) or (N, D); labels int64 (N,) or None; low, high: the original range; levels: how many values
+    it has, 256 for bytes, 0 where they are no whole numbers.
     """
 
     x: np.ndarray
@@ -29,6 +30,7 @@ class Data:
     name: str = "array"
     low: float = -1.0
     high: float = 1.0
+    levels: int = 0
 
     def restore(self, x):
         """Map samples from [-1, 1] to the original range: x (high - low)/2 + (high + low)/2, float32."""
@@ -46,10 +48,10 @@ def load(spec="digits", limit=readers.LIMIT, value_range=None):
         if value_range is not None:
             raise InputError(f"{spec} has a range of its own; one is declared for files only")
         return _digits() if spec == "digits" else _toy(spec)
-    array, labels = readers.read(spec, limit) if _exists(spec) else (None, None)
-    if array is None:
+    if not _exists(spec):
         raise InputError(f"no data named {spec!r}: give digits, {', '.join(TOYS)}, or the path of a .npy, "
-                         ".npz or IDX file or of a folder of PNGs")
+                         ".npz, IDX or CIFAR file or of a folder of PNGs")
+    array, labels = readers.read(spec, limit)
     return from_array(array, labels, spec, value_range)
 
 
@@ -73,7 +75,8 @@ def from_array(array, labels=None, name="array", value_range=None):
     x -= high / 2 + low / 2
     x /= high / 2 - low / 2
     x = np.ascontiguousarray(x.clip(-1, 1, out=x), np.float32)
-    return Data(x, _labels(labels, len(x), name), name, low, high)
+    whole = array.dtype.kind != "f" and low.is_integer() and high.is_integer()
+    return Data(x, _labels(labels, len(x), name), name, low, high, int(high - low) + 1 if whole else 0)
 
 
 def split(data, holdout, seed=0):
@@ -103,9 +106,11 @@ def split(data, holdout, seed=0):
 
 
 def digest(data):
-    """SHA-256 of shape, dtype and bytes of data.x, in hex: tells a resumed run if its data changed."""
+    """SHA-256 of data.x and data.labels, in hex: tells a resumed run if its data changed."""
     sha = hashlib.sha256(f"{data.x.shape} {data.x.dtype.str}".encode())
     sha.update(np.ascontiguousarray(data.x))
+    if data.labels is not None:
+        sha.update(data.labels)
     return sha.hexdigest()
 
 

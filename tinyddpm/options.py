@@ -2,8 +2,10 @@
 
 import argparse
 
-from . import __version__, backend, schedule
+from . import __version__, backend, readers, schedule
 from .process import TARGETS
+from .samplers import SPACINGS, VARIANCES
+from .solvers import SAMPLERS
 from .train import DECAYS, TIMES, Recipe
 from .unet import PADS
 
@@ -31,6 +33,8 @@ def parser(train, sample, evaluate, backends):
     sub = command("sample", sample, "draw samples from a trained run")
     sub.add_argument("run", metavar="RUN", help="a run folder or checkpoint file")
     _sampler_options(sub, 64)
+    sub.add_argument("--class", type=int, nargs="+", dest="label", metavar="K", help="samples of this class, or of "
+                     "these in turn, from a run with --classes")
     files = sub.add_argument_group("files")
     files.add_argument("--out", metavar="PNG", help="the picture to write (default: RUN/samples-SEED.png)")
     files.add_argument("--array", metavar="NPY", help="also write the samples, in the data's own range")
@@ -46,16 +50,24 @@ def parser(train, sample, evaluate, backends):
 def _train_options(sub):
     r = Recipe()
     sub.add_argument("data", nargs="?", metavar="DATA", help="digits, moons, swissroll, rings, or the path of a .npy, "
-                     ".npz or IDX file (.gz too) or of a folder of PNGs (default: digits)")
+                     ".npz, IDX (.gz too) or CIFAR .bin file, or of a folder of PNGs or of one such folder for each "
+                     "class (default: digits)")
     group = sub.add_argument_group("run")
     group.add_argument("--out", metavar="RUN", help="the folder to make (default: runs/NAME, the first that is free)")
     group.add_argument("--resume", metavar="RUN", help="go on with this run; only --steps may change")
     _backend_option(group)
     group.add_argument("--save-every", type=int, default=500, metavar="N", help="steps between checkpoints")
+    group.add_argument("--keep", type=int, default=2, metavar="K", help="the newest checkpoints that stay")
     group.add_argument("--log-every", type=int, default=10, metavar="N", help="steps between lines of the log")
     group = sub.add_argument_group("data")
     group.add_argument("--holdout", type=float, metavar="FRACTION", help="what eval is to judge by and training never "
                        "sees (default: 0.5 of the built-in sets, 0.1 of others)")
+    group.add_argument("--classes", action="store_true", help="learn from the data's labels too, so that sample --class "
+                       "can ask for one")
+    group.add_argument("--label-dropout", type=float, default=r.label_dropout, metavar="RATE", help="how often a sample "
+                       "is shown without its label, which --guidance needs")
+    group.add_argument("--limit", type=int, default=readers.LIMIT, metavar="BYTES", help="the most memory that the "
+                       "samples may take")
     group.add_argument("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="what the file's numbers span "
                        "(default: 0 255 for bytes, -1 1 for floats)")
     group = sub.add_argument_group("training")
@@ -75,6 +87,8 @@ def _train_options(sub):
     group.add_argument("--zero-snr", action="store_true", help="rescale to zero terminal SNR (target x0 or v)")
     group.add_argument("--target", choices=TARGETS, default=r.target, help="what the network predicts")
     group.add_argument("--times", choices=TIMES, default=r.times, help="how the t of a batch are drawn from 1..T")
+    group.add_argument("--vlb", type=float, default=r.vlb, metavar="LAMBDA", help="learn the reverse variance too, with "
+                       "this weight of the variational bound (0.001 in Nichol21), 0 = off")
     group.add_argument("--min-snr", type=float, default=r.min_snr, metavar="GAMMA", help="min-SNR weighting, 0 = off")
     group = sub.add_argument_group("network", "what is not given is chosen to fit the data")
     group.add_argument("--base", type=int, help="channels of the first level (default: 24, or 32 from 16 pixels)")
@@ -97,9 +111,12 @@ def _sampler_options(sub, n):
     _backend_option(group)
     group.add_argument("--n", type=int, default=n, help="samples" if n else "samples (default: as many as held out)")
     group.add_argument("--seed", type=int, default=0, help="of the noise")
-    group.add_argument("--sampler", choices=("ddim", "ancestral"), default="ddim",
-                       help="ddim takes --steps, ancestral every one of T")
-    group.add_argument("--steps", type=int, default=50, metavar="N", help="network evaluations of ddim")
+    group.add_argument("--sampler", choices=SAMPLERS, default="ddim", help="how to walk from noise to data")
+    group.add_argument("--steps", type=int, metavar="N", help="steps of the walk (default: 50; ancestral and langevin: "
+                       "every one of T)")
+    group.add_argument("--spacing", choices=SPACINGS, default="uniform", help="where in 1..T those steps lie")
     group.add_argument("--eta", type=float, default=0.0, help="ddim: 0 adds no noise, 1 as much as ancestral")
-    group.add_argument("--variance", choices=("beta", "beta_tilde"), default="beta_tilde", help="ancestral: sigma^2")
+    group.add_argument("--variance", choices=VARIANCES, default="beta_tilde", help="ancestral, langevin: sigma^2")
+    group.add_argument("--guidance", type=float, default=0.0, metavar="W", help="classifier-free guidance's weight, for "
+                       "a run with --classes: 0 is the class alone, more is more of it")
     group.add_argument("--no-clip", action="store_true", help="do not bound x0_hat to [-1, 1]")

@@ -1,25 +1,63 @@
 """What the command line does with a terminal and with signals: one line of progress, and a clean stop."""
 
+import contextlib
+import os
 import signal
 import sys
+import threading
 import time
+
+GRACE = 1.0         # seconds for what has to be tidied up after an interruption
+
+
+def complain(message):
+    """The command line's one line on standard error."""
+    print(f"tinyddpm: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
 
 
 class Stopped:
-    """True once SIGINT or SIGTERM has come; the second one interrupts at once."""
+    """True once SIGINT or SIGTERM has come; `signal` is its number.
+
+    Inside `waiting`, the first one is only noted, for a loop that asks; anywhere else, and from the second one on, it
+    raises KeyboardInterrupt, and a process that is still there GRACE seconds later, its threads deep in a computation,
+    is ended with one line and 128 + the number.
+    """
 
     def __init__(self):
-        self.signal = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
+        self.signal, self.patient = 0, False
+        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.timer = threading.Timer(GRACE, self._leave)
+        self.timer.daemon = True
 
     def _note(self, number, frame):
-        if self.signal:
-            raise KeyboardInterrupt
-        self.signal = number
+        first, self.signal = not self.signal, self.signal or number
+        if first and self.patient:
+            return
+        if self.timer.ident is None:
+            self.timer.start()
+        raise KeyboardInterrupt
+
+    def _leave(self):
+        complain("interrupted")
+        os._exit(128 + self.signal)
 
     def __call__(self):
         return self.signal != 0
+
+    @contextlib.contextmanager
+    def waiting(self):
+        """A block in which the first signal is only noted."""
+        self.patient = True
+        try:
+            yield self
+        finally:
+            self.patient = False
+
+    def close(self):
+        """Give the signals back to whom they belonged."""
+        self.timer.cancel()
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
 
 class Progress:
