@@ -30,20 +30,20 @@ run.train(data.load("digits").x, out=folder, backend=backend, **SMALL,
           progress=lambda record: record["step"] == last and os.kill(os.getpid(), signal.SIGKILL))
 """
 
-# The command line with a sampler that says when it is at work and never comes to an end; or whose threads hang.
+# The command line with a sampler that says when it is at work and works on for a minute; or whose threads hang.
 ENDLESS = """
 import sys, time
 from concurrent.futures import ThreadPoolExecutor
 from tinyddpm import cli, model
-def hang():
-    print("at work", flush=True)
-    time.sleep(600)
 def sample(model, n, *args, real=model.sample, **named):
     if sys.argv[1] == "hang":
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(hang).result()
+            future = pool.submit(time.sleep, 60)
+            print("at work", flush=True)
+            future.result()
     print("at work", flush=True)
-    while True:
+    end = time.monotonic() + 60          # a test that was itself killed leaves nothing running
+    while time.monotonic() < end:
         real(model, n, 0, "ddim", 5)
 model.sample = sample
 sys.exit(cli.main(sys.argv[2:]))
@@ -184,10 +184,10 @@ def test_an_interrupted_command_ends_with_one_line(tmp_path, monkeypatch, number
         monkeypatch.setattr(cli, "_draw_run", lambda *_: None)
         assert cli.main(["train", "moons", "--steps", "1", "--hidden", "8", "--out", "held"]) == 0
         argv = ["eval", "held"]
-    process = python(ENDLESS, how, *argv)
-    assert process.stdout.readline() == "at work\n"
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    with python(ENDLESS, how, *argv) as process:
+        assert process.stdout.readline() == "at work\n"
+        process.send_signal(number)
+        out, err = process.communicate(timeout=100)
     assert (process.returncode, out, err) == (128 + number, "", "tinyddpm: interrupted\n")
     assert checkpoint.load("r")[1]["step"] == 1 and not [name for name in os.listdir("r") if name.startswith(".")]
 

@@ -41,10 +41,10 @@ def product_in_reverse_mean(s, xt, t, eps_hat):
     return (xt - s.beta[t] / np.sqrt(1 - s.alpha_bar[t]) * eps_hat) / np.sqrt(s.alpha_bar[t])
 
 
-def product_in_ancestral(s, t, variance="beta_tilde"):
+def product_in_ancestral(s, t, variance="beta_tilde", t_prev=None):
     """The same mean, on x0_hat and x_t, as the sampler takes it."""
     slope = s.beta[t] / (1 - s.alpha_bar[t])
-    return slope, (1 - slope) / np.sqrt(s.alpha_bar[t]), ancestral_coefficients(s, t, variance)[2]
+    return slope, (1 - slope) / np.sqrt(s.alpha_bar[t]), ancestral_coefficients(s, t, variance, t_prev)[2]
 
 
 # --- 2: DDIM's direction with a minus sign, or with sigma in its place
@@ -91,8 +91,8 @@ def draw_below_T(T, step, batch):
 # --- 5: z added at t = 1
 
 
-def noise_at_one(s, t, variance="beta_tilde"):
-    c_x0, c_xt, sigma = ancestral_coefficients(s, t, variance)
+def noise_at_one(s, t, variance="beta_tilde", t_prev=None):
+    c_x0, c_xt, sigma = ancestral_coefficients(s, t, variance, t_prev)
     return c_x0, c_xt, sigma if t > 1 else np.sqrt(s.beta[1])
 
 
