@@ -127,6 +127,10 @@ def faults(text):
             yield formula, "left without right"
         if re.search(r"\\(newcommand|def|begin\{(?!aligned|pmatrix|cases))", formula):
             yield formula, "a command that is not there"
+        if kind != "block" and "\n" in formula:
+            yield formula, "broken over two lines"
+        if re.search(r"^[-+*>#=] ", formula, re.MULTILINE):
+            yield formula, "a line that Markdown takes for a list"
         marks = r"(?<![A-Za-z0-9])_|\*|<|\\[^A-Za-z]"          # Markdown reads these first; $`...`$ keeps it out
         if kind == "plain" and (formula != formula.strip() or re.search(marks, formula)):
             yield formula, "needs $`...`$"
@@ -139,7 +143,7 @@ def test_formulas_render(path):
 
 @pytest.mark.parametrize("wrong", [
     r"$\hat{x}_0$", r"$\{1\}$", r"$a\,b$", r"$a * b$", r"$\frac{1}{2$", r"$ x $", r"$$\left( x$$",
-    r"$$\newcommand{\a}{b}$$",
+    r"$$\newcommand{\a}{b}$$", "$$a\n+ b$$", "$a\nb$",
 ])
 def test_a_formula_that_would_not_render_is_found(wrong):
     assert list(faults(f"Let {wrong} be.\n"))

@@ -114,8 +114,8 @@ def test_the_named_tests_are_collected():
     """By pytest itself: each of them runs with the suite, none is deselected."""
     wanted = {test for _, _, tests in ROWS for test in tests}
     files = sorted({test.split("::")[0] for test in wanted})
-    done = subprocess.run([sys.executable, "-m", "pytest", "--collect-only", "-q", "-o", "addopts=", "-p",
-                           "no:cacheprovider", *(f"tests/{name}" for name in files)], capture_output=True, text=True, cwd=ROOT)
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-o", "addopts=", "-p", "no:cacheprovider"]
+    done = subprocess.run([*command, *(f"tests/{name}" for name in files)], capture_output=True, text=True, cwd=ROOT)
     collected = set(re.findall(r"(test_\w+\.py::test_\w+)", done.stdout))
     assert wanted <= collected, f"{wanted - collected}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
 

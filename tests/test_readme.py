@@ -6,14 +6,41 @@ import re
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_python_example_trains_and_samples(tmp_path, monkeypatch, capsys):
-    """Its last line prints the mean radius of samples from a circle of radius 0.7."""
+def claims(code):
+    """What the comments on a block's print lines say of the number printed, as (word, number); None where nothing."""
+    found = []
+    for line in code.splitlines():
+        if line.startswith("print("):
+            claim = re.search(r"# (near|below) (\d[\d.e-]*\d|\d)", line)
+            found.append((claim[1], float(claim[2])) if claim else None)
+    return found
+
+
+def holds(claim, value):
+    """"near" is within a tenth, so that another draw would do as well; "below" is what it says."""
+    word, number = claim
+    return abs(value - number) < 0.1 * number if word == "near" else value < number
+
+
+def test_the_python_examples_run_and_each_number_they_print_is_what_the_comment_says(tmp_path, monkeypatch, capsys):
+    """One after the other in one namespace, as a reader would paste them."""
     monkeypatch.chdir(tmp_path)
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert example.count("\n") <= 11
-    exec(compile(example, "README.md", "exec"), {})
-    assert abs(float(capsys.readouterr().out) - 0.7) < 0.05
-    assert (tmp_path / "runs" / "circle" / "checkpoint.npz").exists()
+    namespace = {}
+    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    for code in examples:
+        assert code.count("\n") <= 11
+        exec(compile(code, "README.md", "exec"), namespace)
+        printed, said = [float(line) for line in capsys.readouterr().out.splitlines()], claims(code)
+        assert len(printed) == len(said) and None not in said, f"{printed}: said of them is {said}"
+        assert all(map(holds, said, printed)), f"{printed}, but the comments say {said}"
+    assert examples and (tmp_path / "runs" / "circle" / "checkpoint.npz").exists()
+
+
+def test_claims_are_read_and_held():
+    assert claims("x = 1\nprint(x)   # near 0.7, the radius\nprint(2)  # below 1e-3\nprint(3)  # large\n") == [
+        ("near", 0.7), ("below", 1e-3), None]
+    assert holds(("near", 0.7), 0.75) and not holds(("near", 0.7), 0.78)
+    assert holds(("below", 1e-3), 9e-4) and not holds(("below", 1e-3), 2e-3)
 
 
 def test_every_file_and_module_it_names_exists():

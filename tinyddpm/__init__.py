@@ -1,5 +1,15 @@
 """tinyddpm: a denoising diffusion model (DDPM) written by hand in NumPy, to be read, tested and measured.
 
+Reading order:
+    schedule, process           the forward process: marginals, posterior, what one prediction says of another
+    samplers, solvers, editing  from noise to data: ancestral, DDIM, Langevin; the ODE; images between and inside images
+    exact, closed_form          data whose best denoiser is known, against which all of this is proved
+    likelihood, flow            the variational bound; the density along the ODE
+    noise, formulas             random numbers without a state
+    ops, params, mlp, unet      the network and its gradient, by hand
+    optim, train, run           learning, and a run that survives
+    guidance, model, metrics    asking for a class; the trained denoiser; how good it is
+
 The papers, by the names that the docstrings cite:
     Ho20        Denoising diffusion probabilistic models, arXiv:2006.11239
     Nichol21    Improved denoising diffusion probabilistic models, arXiv:2102.09672
@@ -15,16 +25,24 @@ The papers, by the names that the docstrings cite:
     Lugmayr22   RePaint: inpainting using denoising diffusion probabilistic models, arXiv:2201.09865
     Karras22    Elucidating the design space of diffusion-based generative models, arXiv:2206.00364
     Efron11     Tweedie's formula and selection bias, Journal of the American Statistical Association 106
-
-Reading order:
-    schedule, process           the forward process: marginals, posterior, what one prediction says of another
-    samplers, solvers, editing  from noise to data: ancestral, DDIM, Langevin; the ODE; images between and inside images
-    exact, closed_form          data whose best denoiser is known, against which all of this is proved
-    likelihood, flow            the variational bound; the density along the ODE
-    noise, formulas             random numbers without a state
-    ops, params, mlp, unet      the network and its gradient, by hand
-    optim, train, run           learning, and a run that survives
-    guidance, model, metrics    asking for a class; the trained denoiser; how good it is
+    Theis16     A note on the evaluation of generative models, arXiv:1511.01844
+    Grathwohl19  FFJORD: free-form continuous dynamics for scalable reversible generative models, arXiv:1810.01367
+    Vaswani17   Attention is all you need, arXiv:1706.03762
+    Wu18        Group normalization, arXiv:1803.08494
+    Elfwing17   Sigmoid-weighted linear units for neural network function approximation, arXiv:1702.03118
+    Srivastava14  Dropout: a simple way to prevent neural networks from overfitting, JMLR 15
+    Glorot10    Understanding the difficulty of training deep feedforward neural networks, AISTATS 2010
+    Kingma15    Adam: a method for stochastic optimization, arXiv:1412.6980
+    Loshchilov17  SGDR: stochastic gradient descent with warm restarts, arXiv:1608.03983
+    Loshchilov19  Decoupled weight decay regularization, arXiv:1711.05101
+    Pascanu13   On the difficulty of training recurrent neural networks, arXiv:1211.5063
+    Salmon11    Parallel random numbers: as easy as 1, 2, 3, Supercomputing 2011
+    Box58       A note on the generation of random normal deviates, Annals of Mathematical Statistics 29
+    Lemire19    Fast random integer generation in an interval, arXiv:1805.10941
+    Heusel17    GANs trained by a two time-scale update rule converge to a local Nash equilibrium, arXiv:1706.08500
+    LopezPaz17  Revisiting classifier two-sample tests, arXiv:1610.06545
+    Kynkaanniemi19  Improved precision and recall metric for assessing generative models, arXiv:1904.06991
+    Naeem20     Reliable fidelity and diversity metrics for generative models, arXiv:2002.09797
 """
 
 import pathlib
