@@ -1,8 +1,8 @@
 """python -m benchmarks [GROUP ...]: correctness first, then time.
 
 steps: the diffusion's and the optimiser's fused steps; ops: convolution, GroupNorm with SiLU; network: train and
-sampling steps; end: end to end; samplers: each of them, whole, and its error where the truth is known. gpu: all that a first session on a GPU machine
-should do; roofline: the CUDA kernels' instructions, counted, which needs no GPU.
+sampling steps; end: end to end; samplers: each of them, whole, and its error where the truth is known. gpu: all that
+a first session on a GPU machine should do; roofline: the CUDA kernels' instructions, counted, which needs no GPU.
 """
 
 import argparse

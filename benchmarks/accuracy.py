@@ -68,10 +68,11 @@ def table(rows):
 def draw(rows):
     """The table as a picture, a PIL image: both errors against evaluations, both axes logarithmic."""
     figure = plots.Figure(1000, 400)
+    transported, spread = ("ddim", "euler", "heun, logsnr", "dpmpp_2m", "dpmpp_2m, logsnr"), (
+        "ddim", "dpmpp_2m, logsnr", "ancestral", "langevin")
     for left, what, title, ways in (
-            (70, "transport", "distance from where the ODE truly ends", ("ddim", "euler", "heun, logsnr", "dpmpp_2m",
-                                                                              "dpmpp_2m, logsnr")),
-            (570, "sliced", "sliced Wasserstein distance to data", ("ddim", "dpmpp_2m, logsnr", "ancestral", "langevin"))):
+            (70, "transport", "distance from where the ODE truly ends", transported),
+            (570, "sliced", "sliced Wasserstein distance to data", spread)):
         panel = figure.panel((left, 40, 400, 300), title, xlabel="network evaluations", log="xy")
         for colour, way in zip(plots.PALETTE, ways):
             panel.line(*zip(*[(row["evaluations"], row[what]) for row in rows[way]]), colour=colour, label=way)

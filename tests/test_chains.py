@@ -206,6 +206,24 @@ def test_any_gaussian_follows_the_recursion_of_mean_and_covariance(name, spacing
         close(found[t_prev][1], covariance, atol=TOL)
 
 
+@pytest.mark.parametrize("mix, variance", [(0.0, "beta_tilde"), (1.0, "beta")])
+@pytest.mark.parametrize("steps", [None, 7])
+def test_the_learned_variance_reaches_from_beta_tilde_to_beta(mix, variance, steps):
+    s, xT = linear(20), noise.normal((3, 2), 1).astype(np.float64)
+
+    class Known:
+        def x0_and_mix(self, xt, t):
+            return self.x0_hat(xt, t), np.full_like(xt, mix)
+
+        def x0_hat(self, xt, t):
+            return np.tanh(xt + 0.01 * t)
+
+    options = {"steps": steps, "clip": 0.5, "seed": 4, "first_sample": 2}
+    for sampler in (ancestral, langevin):
+        close(sampler(Known(), s, xT, variance="learned", **options),
+              sampler(Known(), s, xT, variance=variance, **options), atol=TOL)
+
+
 @given(schedules(terminal=False, max_T=40), st.data())
 def test_ddim_with_eta_1_is_ancestral_on_the_same_times(s, data):
     # Nichol21 eq. 19 and Song21a eq. 16 are one formula; a root of a difference keeps sqrt(eps) where it vanishes.

@@ -153,6 +153,13 @@ def test_the_newest_whole_one_is_never_deleted_for_damaged_ones(tmp_path):
     checkpoint.load(tmp_path / "checkpoint-4.npz")
 
 
+def test_only_a_number_becomes_part_of_a_files_name(tmp_path):
+    for step in ("../x", -1, 1.5, True, None):
+        checkpoint.save(tmp_path / checkpoint.NAME, {}, {"step": step})
+        save(tmp_path, 6)
+        assert names(tmp_path) == ["checkpoint.npz"]
+
+
 def test_another_version_is_not_taken_for_damage(tmp_path, monkeypatch):
     save(tmp_path, 2, 4)
     monkeypatch.setattr(checkpoint, "VERSION", 3)

@@ -14,6 +14,7 @@ import warnings
 import numpy as np
 
 from . import backend, checkpoint, data, figures, likelihood, metrics, model, options, readers, run, runlog, schedule
+from . import tour as tours
 from .errors import InputError, TinyDDPMError
 from .terminal import Progress, Stopped, complain
 from .train import Recipe
@@ -28,7 +29,7 @@ PERCEPTRON = ("hidden", "layers")
 
 def main(argv=None):
     """Run one command; returns the exit code."""
-    args = options.parser(train, sample, evaluate, backends).parse_args(argv)
+    args = options.parser(train, sample, evaluate, backends, tour).parse_args(argv)
     args.stopped = Stopped()
     try:
         with warnings.catch_warnings():
@@ -143,6 +144,21 @@ def backends(args):
     """tinyddpm backends: one line each, with versions and device, or what is missing and how to get it."""
     for name, there, words in backend.listing():
         print(f"{name:10}{'yes' if there else 'no':5}{words}")
+    return 0
+
+
+def tour(args):
+    """tinyddpm tour: the nine chapters here, their figures and their page in a folder."""
+    setting = tours.Setting()
+    line = Progress(setting.steps)
+
+    def progress(record):
+        line(record)
+        if record["step"] == setting.steps:
+            line.close()
+
+    tours.tour(args.out, args.seed, args.backend, setting=setting, progress=progress)
+    print(f"{args.out}: nine figures and index.html, a page to open in a browser")
     return 0
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from . import noise
 from .errors import InputError
 from .process import score_from_eps
-from .samplers import spaced
+from .samplers import walk
 
 
 class LogLikelihood(NamedTuple):
@@ -53,7 +53,7 @@ def log_likelihood(denoise, s, x0, steps=None, spacing="uniform", divergence="ex
         raise InputError(f"divergence must be exact or hutchinson, got {divergence!r}")
     if not isinstance(probes, int | np.integer) or probes < 1:
         raise InputError(f"probes must be a whole number of at least 1, got {probes!r}")
-    exact, steps = divergence == "exact", s.T if steps is None else steps
+    exact = divergence == "exact"
     signs = [] if exact else [_signs(denoise, x0, seed, k, first_sample) for k in range(probes)]
 
     def flow(x, t):
@@ -66,7 +66,7 @@ def log_likelihood(denoise, s, x0, steps=None, spacing="uniform", divergence="ex
         # The trace of a matrix J is the sum of e_d J e_d, or the mean of v J v over random signs v, for E[v v^T] = I.
         return -0.5 * (x + score), [-0.5 * (x[0].size + trace) for trace in ([sum(traces)] if exact else traces)]
 
-    times = spaced(s, steps, spacing)[::-1]
+    times = walk(s, steps, spacing)[::-1]
     xT, spread = _heun(flow, -np.log(s.alpha_bar), x0, times)
     prior = -0.5 * (_sum(xT**2) + x0[0].size * math.log(2 * math.pi))
     logs = [prior + part for part in spread]

@@ -17,7 +17,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
-def parser(train, sample, evaluate, backends):
+def parser(train, sample, evaluate, backends, tour):
     """The command line's grammar; each command's function is called with the options it was given."""
     top = argparse.ArgumentParser(prog="tinyddpm", description="A denoising diffusion model written by hand in NumPy.")
     top.add_argument("--version", action="version", version=f"tinyddpm {__version__}")
@@ -44,6 +44,10 @@ def parser(train, sample, evaluate, backends):
     sub.add_argument("--data", metavar="DATA", help="where the run's data is now (default: where it was)")
     _sampler_options(sub, None)
     command("backends", backends, "list who can compute here, and what the absent ones lack")
+    sub = command("tour", tour, "walk through the mathematics in nine chapters, with figures and a page")
+    sub.add_argument("--out", metavar="DIR", default="tour", help="the folder for the figures and index.html")
+    sub.add_argument("--seed", type=int, default=0, help="of every random number")
+    _backend_option(sub)
     return top
 
 
@@ -62,10 +66,10 @@ def _train_options(sub):
     group = sub.add_argument_group("data")
     group.add_argument("--holdout", type=float, metavar="FRACTION", help="what eval is to judge by and training never "
                        "sees (default: 0.5 of the built-in sets, 0.1 of others)")
-    group.add_argument("--classes", action="store_true", help="learn from the data's labels too, so that sample --class "
-                       "can ask for one")
-    group.add_argument("--label-dropout", type=float, default=r.label_dropout, metavar="RATE", help="how often a sample "
-                       "is shown without its label, which --guidance needs")
+    group.add_argument("--classes", action="store_true", help="learn from the data's labels too, so that "
+                       "sample --class can ask for one")
+    group.add_argument("--label-dropout", type=float, default=r.label_dropout, metavar="RATE",
+                       help="how often a sample is shown without its label, which --guidance needs")
     group.add_argument("--limit", type=int, default=readers.LIMIT, metavar="BYTES", help="the most memory that the "
                        "samples may take")
     group.add_argument("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="what the file's numbers span "
@@ -87,8 +91,8 @@ def _train_options(sub):
     group.add_argument("--zero-snr", action="store_true", help="rescale to zero terminal SNR (target x0 or v)")
     group.add_argument("--target", choices=TARGETS, default=r.target, help="what the network predicts")
     group.add_argument("--times", choices=TIMES, default=r.times, help="how the t of a batch are drawn from 1..T")
-    group.add_argument("--vlb", type=float, default=r.vlb, metavar="LAMBDA", help="learn the reverse variance too, with "
-                       "this weight of the variational bound (0.001 in Nichol21), 0 = off")
+    group.add_argument("--vlb", type=float, default=r.vlb, metavar="LAMBDA", help="learn the reverse variance too, "
+                       "with this weight of the variational bound (0.001 in Nichol21), 0 = off")
     group.add_argument("--min-snr", type=float, default=r.min_snr, metavar="GAMMA", help="min-SNR weighting, 0 = off")
     group = sub.add_argument_group("network", "what is not given is chosen to fit the data")
     group.add_argument("--base", type=int, help="channels of the first level (default: 24, or 32 from 16 pixels)")
@@ -117,6 +121,6 @@ def _sampler_options(sub, n):
     group.add_argument("--spacing", choices=SPACINGS, default="uniform", help="where in 1..T those steps lie")
     group.add_argument("--eta", type=float, default=0.0, help="ddim: 0 adds no noise, 1 as much as ancestral")
     group.add_argument("--variance", choices=VARIANCES, default="beta_tilde", help="ancestral, langevin: sigma^2")
-    group.add_argument("--guidance", type=float, default=0.0, metavar="W", help="classifier-free guidance's weight, for "
-                       "a run with --classes: 0 is the class alone, more is more of it")
+    group.add_argument("--guidance", type=float, default=0.0, metavar="W", help="classifier-free guidance's weight, "
+                       "for a run with --classes: 0 is the class alone, more is more of it")
     group.add_argument("--no-clip", action="store_true", help="do not bound x0_hat to [-1, 1]")

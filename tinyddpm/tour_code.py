@@ -25,10 +25,10 @@ def gradients(seed=0):
     figure = plots.Figure(1000, 410)
     panel = figure.panel((70, 50, 480, 290), "Gap between backward and (f(x + h u) - f(x - h u)) / 2h, relative",
                          xlabel="h", log="xy", x=(1e-10, 1), y=(1e-14, 1e-1), legend="tl")
-    best = {}
+    near = {}
     for (name, case), colour in zip(_operations(seed).items(), plots.PALETTE):
         gaps = np.array([_gap(*case, h, seed) for h in steps])
-        best[name] = (steps[gaps.argmin()], gaps.min())
+        near[name] = gaps[np.abs(steps - 1e-6).argmin()]
         panel.line(steps, np.maximum(gaps, 1e-14), colour, label=name)
     panel.line(steps, 1e-16 / steps, INK, width=1, dash=(3, 3)).words(2e-10, 3e-11, "rounding / h")
     panel.line(steps, 0.3 * steps**2, INK, width=1, dash=(3, 3)).words(3e-3, 5e-8, "h squared")
@@ -40,14 +40,14 @@ def gradients(seed=0):
         panel.line(steps, np.maximum(gaps, 1e-14), colour, label=label)
     lines = ["A backward is right when it agrees with the difference quotient of its forward.",
              "The quotient errs by h squared (Taylor) and by rounding / h: a V, deepest in between.",
-             *(f"{name}: the gap is least at h = {h:.0e}, where it is {gap:.0e}." for name, (h, gap) in best.items()),
+             "At h = 1e-6 the gap is " + ", ".join(f"{gap:.0e} ({name})" for name, gap in near.items()) + ".",
              "A wrong backward shows no V: with w not turned by 180 degrees in dx,",
              f"the gap stays at {gaps[0]:.1f}."]
     return Chapter("4-gradient-by-hand", "A gradient by hand", figure.image(),
                    "The relative gap between the hand-written gradient and a central difference, over the step h, for "
                    "four operations: each a V on logarithmic axes, with slopes of -1 and 2. Right: a wrong gradient's "
                    "gap does not fall.", lines,
-                   "ops.Ops: every forward with its backward under it")
+                   "ops.Ops")
 
 
 def _operations(seed):
@@ -122,12 +122,12 @@ def gpu(seed=0):
              "Noise written first and read again would move 8 bytes more an element: "
              f"{BANDWIDTH / 20 / 1e9:.0f} at most.",
              "Counted from the compiler's output (benchmarks/roofline.py); no GPU was timed.",
-             f"Noise is a function of (seed, purpose, step, sample, element): {whole.size:,} normals drawn in one batch",
-             f"and in three parts differ in {differ} places."]
+             f"Noise is a function of (seed, purpose, step, sample, element): {whole.size:,} normals drawn in one",
+             f"batch and in three parts differ in {differ} places."]
     return Chapter("9-gpu", "The GPU: what a fused kernel saves", figure.image(),
                    "Left: the roofline of an H100 with six kernels on it; all but the one that only draws noise lie on "
                    "the sloping part, where memory is the limit. Right: noise drawn as one batch and in three parts, "
-                   "and their difference, which is blank.", lines, "noise.normal, formulas.philox, kernels/cuda.py")
+                   "and their difference, which is blank.", lines, "noise.normal, formulas.numpy_formulas, backend.get")
 
 
 def _split_noise(seed):

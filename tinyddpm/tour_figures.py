@@ -137,12 +137,13 @@ def bound(seed=0):
     for name, colour in (("crude", ORANGE), ("exact", BLUE)):
         panel.line(every, np.cumsum(filled[name]), colour, label=LABELS[name])
     weight = s.beta[2:] / (2 * s.alpha[2:] * (1 - s.alpha_bar[2:]))         # sigma_t^2 = beta_t
-    panel = figure.panel((720, 50, 250, 270), "Weight of the squared eps error", xlabel="t", log="xy", x=(2, T), y=(1e-3, 10))
+    panel = figure.panel((720, 50, 250, 270), "Weight of the squared eps error", x=(2, T), y=(1e-3, 10),
+                         xlabel="t", log="xy")
     panel.line(every, weight, PURPLE, label="the bound's (eq. 12)")
     panel.line(every, np.ones(len(every)), INK, dash=(6, 4), label="L_simple's (eq. 14)")
     lines = ["-log p(x_0) is at most L_T + sum of L_{t-1} + L_0: divergences of Gaussians. (Ho20 eq. 5)",
              f"On the spirals, in bits per dimension, the exact eps_hat costs {total['exact']:.3f},",
-             f"a Gaussian's {total['crude']:.3f}; the data's own -log p is {least:.3f}, below both.",
+             f"a Gaussian's {total['crude']:.3f}; the data's own -log p is {least:.3f}.",
              f"L_T is {prior_term(s, x0).mean():.1e}: at t = T nothing of x_0 is left.",
              f"Eq. 12 weighs the eps error by {weight[0]:.2f} at t = 2 and {weight[T // 2 - 2]:.4f} at t = {T // 2};",
              "L_simple (eq. 14) by 1 throughout: it gives the small t, dear in bits, less to say."]

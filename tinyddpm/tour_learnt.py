@@ -8,7 +8,7 @@ from .flow import log_likelihood
 from .likelihood import prior_term, vb_term
 from .plots import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 from .process import q_sample
-from .samplers import ancestral, ddim, spaced
+from .samplers import ancestral, ddim
 from .schedule import cosine
 from .solvers import evaluations, sample_with
 from .tour_model import Chapter, spirals, start
@@ -30,8 +30,7 @@ def training(learnt):
     times = np.rint(np.linspace(1, s.T, 41)).astype(int)
     nets = {"before": (learnt.fresh, GREY), "after": (learnt.ema, BLUE), "exact": (learnt.truth, RED)}
     by_t = {name: _loss_by_t(net, learnt, times) for name, (net, _) in nets.items()}
-    panel = figure.panel((390, 50, 250, 270), "Squared error of eps_hat", xlabel="t", x=(0, s.T), y=(0, 1.1),
-                         legend="bl")
+    panel = figure.panel((390, 50, 250, 270), "Squared error of eps_hat", xlabel="t", x=(0, s.T), y=(0, 1.1))
     for name, (_, colour) in nets.items():
         dash = (6, 4) if name == "exact" else None
         panel.line(times, by_t[name], colour, label={"exact": "the exact eps_hat"}.get(name, name), dash=dash)
@@ -52,7 +51,7 @@ def training(learnt):
                    "The loss falls over the steps to a floor; the squared error of eps_hat over t before and after "
                    "training, the latter close to the exact denoiser's; the averaged weights' distance to the exact "
                    "denoiser lies below the raw weights' until the learning rate has fallen.", lines,
-                   "train.Trainer.step, train.loss_and_grad, optim.adamw_ema")
+                   "train.Trainer.step, train.loss_and_grad, optim.update")
 
 
 def _loss_by_t(denoise, learnt, times):
@@ -68,12 +67,12 @@ def sampling(learnt):
     """Chapter 6: paths of DDIM and of ancestral sampling, samples by few steps, and error against evaluations."""
     s, figure = learnt.s, plots.Figure(1000, 650)
     truth = learnt.truth.sample(learnt.setting.cloud, learnt.seed + 3)
-    xT = start(learnt, 7)
+    xT = start(learnt, 6)
     for i, (sampler, title) in enumerate(((ddim, "DDIM: no noise"), (ancestral, "Ancestral: noise at each step"))):
         path = [xT]
         sampler(learnt.ema, s, xT, steps=100, watch=lambda t, xt, x0, path=path: path.append(xt))
         path = np.stack(path)
-        panel = figure.panel((20 + 300 * i, 40, 270, 270), title, x=(-2, 2), y=(-2, 2), axes=False)
+        panel = figure.panel((20 + 300 * i, 40, 270, 270), title, x=(-2.5, 2.5), y=(-2.5, 2.5), axes=False)
         panel.dots(*truth.T, colour=GREY, radius=1.2, opacity=0.35)
         for k, colour in zip(range(path.shape[1]), plots.PALETTE * 2):
             panel.line(path[:, k, 0], path[:, k, 1], colour, width=1.4)
@@ -104,7 +103,7 @@ def sampling(learnt):
 
 def _solver_errors(learnt):
     """{solver: (k, 2) evaluations, root mean square distance to the finely solved ODE}, from the same x_T."""
-    s, xT = learnt.s, start(learnt, 128, 10**6)
+    s, xT = learnt.s, start(learnt, learnt.setting.solved, 10**6)
     fine = sample_with("heun", learnt.truth, s, xT, steps=400, spacing="logsnr")
     out = {}
     for name in SOLVERS:
@@ -121,42 +120,43 @@ def density(learnt):
     side, figure = learnt.setting.grid, plots.Figure(1000, 370)
     across = np.linspace(-1.2, 1.2, side)
     x = np.stack(np.meshgrid(across, across[::-1]), axis=-1).reshape(-1, 2)
-    said = log_likelihood(learnt.ema, learnt.s, x, learnt.setting.walk, lambda s, k: spaced(s, k, "logsnr")).log_p
+    said = log_likelihood(learnt.ema, learnt.s, x, learnt.setting.walk, "logsnr").log_p
     maps = {"the net's, along the ODE": said, "the truth": learnt.truth.log_density(x, 0)}
     for i, (title, log_p) in enumerate(maps.items()):
         panel = figure.panel((20 + 290 * i, 50, 270, 270), f"log p(x): {title}", x=(-1.2, 1.2), y=(-1.2, 1.2),
                              axes=False)
         panel.heat(log_p.reshape(side, side), -8, 2, scale="nats" if i else None)
-    gaps = _gaps(learnt.seed)
+    gaps = _gaps(learnt.setting.bounded, learnt.seed)
     panel = figure.panel((720, 50, 250, 250), "The bound above -log p, exact eps_hat", xlabel="T", log="xy",
                          ylabel="bits per dimension", legend="bl", y=(0.06, 2))
     for (name, row), colour in zip(gaps.items(), (BLUE, RED)):
         panel.line(*row.T, colour, label=f"sigma^2 = {name}").dots(*row.T, colour=colour, radius=3, opacity=1)
     cell = (across[1] - across[0]) ** 2
     held = learnt.truth.sample(256, learnt.seed + 4)
-    own = log_likelihood(learnt.ema, learnt.s, held, learnt.setting.walk, lambda s, k: spaced(s, k, "logsnr")).log_p
+    own = log_likelihood(learnt.ema, learnt.s, held, learnt.setting.walk, "logsnr").log_p
     lines = ["Along the probability-flow ODE density changes by the divergence: log p itself. (Song21b eq. 39)",
              f"Summed over the grid the net's density gives {np.exp(said).sum() * cell:.3f}, the truth's "
              f"{np.exp(maps['the truth']).sum() * cell:.3f}.",
              f"On 256 new points: {own.mean():.3f} nats by the net, {learnt.truth.log_density(held, 0).mean():.3f} in "
              "truth.",
              "The bound lies above -log p even for the exact eps_hat, and comes closer as T grows:",
-             ", ".join(f"{gap:.2f} (T = {T:.0f})" for T, gap in gaps["beta"]) + " bits per dimension for sigma^2 = beta.",
-             f"With beta_tilde {gaps['beta_tilde'][-1, 1]:.2f} remain: near t = 1, x_{{t-1}} spreads by beta around what x_t",
-             "says of it; beta_tilde is its spread for those who know x_0 as well (Ho20 section 3.2)."]
+             "by " + ", ".join(f"{gap:.2f} (T = {T:.0f})" for T, gap in gaps["beta"])
+             + " bits per dimension for sigma^2 = beta.",
+             f"With beta_tilde {gaps['beta_tilde'][-1, 1]:.2f} remain: near t = 1, x_{{t-1}} spreads by beta around",
+             "what x_t says of it; beta_tilde is its spread for those who know x_0 as well (Ho20 section 3.2)."]
     return Chapter("8-likelihood", "Likelihood", figure.image(),
                    "Two heat maps of log density, by the trained net along the ODE and in truth: both show two spiral "
                    "arms. Right: the bound's distance to -log p falls as T grows, less far for beta_tilde.", lines,
                    "flow.log_likelihood, likelihood.bits_per_dim")
 
 
-def _gaps(seed):
+def _gaps(n, seed):
     """{variance: (k, 2) T, the bound's distance to -log p in bits per dimension} for the exact denoiser."""
     out = {"beta": [], "beta_tilde": []}
     for T in (5, 10, 25, 60, 150):
         s = cosine(T)
         truth = spirals(s)
-        x0 = truth.sample(1024, seed)
+        x0 = truth.sample(n, seed)
         least = -truth.log_density(x0, 0).mean() / (2 * np.log(2))
         eps = [noise.normal(x0.shape, seed, noise.BOUND, t).astype(np.float64) for t in range(T + 1)]
         for variance, rows in out.items():

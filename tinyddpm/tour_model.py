@@ -37,10 +37,15 @@ class Setting:
     frames: int = 60            # of the reverse process
     grid: int = 44              # a side of the density's grid
     walk: int = 60              # steps of the density's ODE
+    solved: int = 128           # points that the solvers are compared on
+    bounded: int = 1024         # points that the bound's gap is measured on
 
 
 class Chapter(NamedTuple):
-    """One chapter: its file's name, title, figure, what the figure shows, its lines of text, and what to read."""
+    """One chapter: its file's name, title, figure, what the figure shows, its text, and what to read.
+
+    lines: sentences, where one that does not end with a full stop or a bracket goes on in the next.
+    """
 
     name: str
     title: str
@@ -48,6 +53,16 @@ class Chapter(NamedTuple):
     alt: str
     lines: list
     read: str
+
+    def sentences(self):
+        """The lines, put together to whole sentences."""
+        whole = []
+        for line in self.lines:
+            if whole and whole[-1][-1] not in ".)":
+                whole[-1] += " " + line
+            else:
+                whole.append(line)
+        return whole
 
 
 class Learnt(NamedTuple):
@@ -88,7 +103,7 @@ def learn(setting=None, seed=0, backend="numpy", progress=None):
     """
     setting, s, ops = setting or Setting(), cosine(T), get(backend)
     truth = spirals(s)
-    recipe = Recipe(steps=setting.steps, batch=setting.batch, lr=5e-3, levels=0, seed=seed, shards=1)
+    recipe = Recipe(steps=setting.steps, batch=setting.batch, lr=5e-3, levels=0, seed=seed, shards=2)
     net = MLP(hidden=setting.hidden)
     x = truth.sample(setting.points, seed).astype(np.float32)
     state = TrainState.fresh(net, seed).on(ops)
