@@ -31,7 +31,8 @@ class Lost(AssertionError):
 
 
 def work(folder, backend):
-    """What a child does: say that it is ready, and train until it is killed."""
+    """What a child does: load what the backend needs, say that it is ready, and train until it is killed."""
+    run.train(POINTS, 1, backend=backend, **SETTINGS)
     sys.stdout.buffer.write(READY)
     sys.stdout.flush()
     if checkpoint.holds_run(folder):

@@ -124,7 +124,7 @@ def test_a_second_process_is_refused_until_the_first_one_is_dead(tmp_path):
     with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         while not (tmp_path / "r" / checkpoint.NAME).exists():
             assert child.poll() is None
-        for attempt in (lambda: td.resume(tmp_path / "r", kill.POINTS),
+        for attempt in (lambda: td.resume(tmp_path / "r", kill.POINTS, 1),
                         lambda: td.train(kill.POINTS, 3, out=tmp_path / "r", **kill.SETTINGS)):
             with pytest.raises(InputError, match="is in use: another process trains there"):
                 attempt()
@@ -187,7 +187,7 @@ def test_an_interrupted_command_ends_with_one_line(tmp_path, monkeypatch, number
     with python(ENDLESS, how, *argv) as process:
         assert process.stdout.readline() == "at work\n"
         process.send_signal(number)
-        out, err = process.communicate(timeout=100)
+        out, err = process.communicate(timeout=30)      # half of what its threads would take
     assert (process.returncode, out, err) == (128 + number, "", "tinyddpm: interrupted\n")
     assert checkpoint.load("r")[1]["step"] == 1 and not [name for name in os.listdir("r") if name.startswith(".")]
 

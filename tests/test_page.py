@@ -101,7 +101,8 @@ def test_the_animations_hold_the_process_itself(learnt, arrays):
     assert len(x0) == TINY.cloud and learnt.truth.log_density(x0, 0).mean() > -1, "x0 is data"
     for t in (1, 500, 1000):
         seen = np.sqrt(alpha_bar[t]) * x0 + np.sqrt(1 - alpha_bar[t]) * eps
-        assert np.abs(seen - process.q_sample(s, x0, t, eps)).max() < 1e-6
+        # alpha_bar in float32 is off by 3e-8, so sqrt(1 - alpha_bar_1), 0.006, by 3e-6, which eps may quadruple.
+        assert np.abs(seen - process.q_sample(s, x0, t, eps)).max() < 1.2e-5
     frames = unpacked(arrays["reverse"]).reshape(TINY.frames + 1, TINY.cloud, 2)
     assert arrays["times"][0] == s.T and arrays["times"][-1] == 0 and all(np.diff(arrays["times"]) < 0)
     assert len(arrays["times"]) == len(frames) and arrays["T"] == s.T
@@ -156,11 +157,17 @@ frame.addEventListener("load", () => setTimeout(() => {
     said.again = Number(input.value);
     button.click();
     document.body.dataset.said = JSON.stringify(said);
-  }, 400);
+  }, 700);
 }, 700));
 </script>
 """
-NOTED = "<script>window.problems = []; addEventListener('error', e => problems.push(e.message));</script>"
+# Errors are noted; and without a screen the browser gives out frames as it likes, so a timer takes their place.
+NOTED = """<script>
+window.problems = [];
+addEventListener("error", e => problems.push(e.message));
+window.requestAnimationFrame = f => setTimeout(() => f(performance.now()), 16);
+</script>"""
+
 
 
 def browse(tmp_path, text, *flags):
@@ -193,7 +200,7 @@ def test_in_a_browser(tmp_path, text, learnt, scheme):
     assert float(said["forward"].split("SNR = ")[1]) == pytest.approx(alpha_bar / (1 - alpha_bar), rel=5e-3)
     assert said["shown"] == said["spoken"] == said["forward"]
     assert said["paused"] == "Play", "whoever moves the slider stops the play"
-    assert said["reverse"].startswith("t = 0,") and said["again"] > 500
+    assert said["reverse"].startswith("t = 0,") and said["again"] > 500, "and may set it off again"
     # A dot of radius 1.5 covers some 7 pixels; 40 of them, some over others or outside.
     assert min(said["ink"]) > 40
     paper = sum(map(int, re.findall(r"\d+", said["paper"])[:3]))

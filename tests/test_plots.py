@@ -118,10 +118,10 @@ def test_the_range_fits_the_data_where_none_is_given():
 
 
 def test_ticks():
-    assert plots._ticks(0, 1, False, 250) == pytest.approx([0, 0.5, 1])
+    assert plots._ticks(0, 1, False, 250) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
     assert plots._ticks(1000, 0, False, 250) == plots._ticks(0, 1000, False, 250)
     assert plots._ticks(1, 1000, True, 250) == [1, 10, 100, 1000]
-    assert plots._ticks(1e-20, 1e300, True, 270) == [1.0, 1e100, 1e200, 1e300]
+    assert plots._ticks(1e-20, 1e300, True, 200) == [1.0, 1e100, 1e200, 1e300]
     assert plots._ticks(2, 30, True, 250) == [2, 5, 10, 20]
     said = [plots.said(value) for value in (0, -0.0, 0.25, 1000, 20000.0, 1e-5, 3e-12, 1e300, -2)]
     assert said == ["0", "0", "0.25", "1,000", "20,000", "1e-5", "3e-12", "1e300", "-2"]

@@ -1,5 +1,6 @@
 """The tour: its files, its words, its figures' truth, and that the same seed gives the same pixels."""
 
+import importlib
 import pathlib
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from tinyddpm.schedule import cosine, linear
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = tour_model.Setting(steps=12, batch=16, hidden=8, points=64, checks=3, cloud=40, frames=5, grid=6, walk=4,
-                          solved=16, bounded=16)
+                          solved=16, fine=20, bounded=16, longest=10)
 NAMES = ["1-destroying-data", "2-bayes", "3-the-bound", "4-gradient-by-hand", "5-training", "6-sampling", "7-scores",
          "8-likelihood", "9-gpu"]
 TRAINED = ("5-training", "6-sampling", "8-likelihood")
@@ -51,8 +52,8 @@ def test_it_leaves_nine_figures_and_a_page_and_nothing_else(walked):
         with Image.open(path) as image:
             assert image.size == chapter.figure.size and image.width == 1000
             shown = np.asarray(image.convert("RGB")).astype(int)
-        # A palette of 128 colours is chosen to cover all: no pixel is far from its own.
-        assert np.abs(shown - np.asarray(chapter.figure)).max() < 40
+        # A palette of 256 colours is chosen to cover all: no pixel is far from its own.
+        assert np.abs(shown - np.asarray(chapter.figure)).max() < 24
     assert (out / "index.html").stat().st_size < 1_500_000
 
 
@@ -72,7 +73,8 @@ def test_what_it_tells_to_read_exists(walked):
     for chapter in walked[1]:
         for name in chapter.read.split(", "):
             module, *path = name.split(".")
-            found = getattr(__import__(f"tinyddpm.{module}").__dict__[module], path[0])
+            # not the package's attribute: there, train and sample are functions
+            found = getattr(importlib.import_module(f"tinyddpm.{module}"), path[0])
             assert all(hasattr(found, part) for part in path[1:]) and path[1:] in ([], ["step"]), name
 
 
@@ -129,13 +131,14 @@ def test_the_spirals_are_two_arms_each_the_other_turned_by_half(truth):
     x = truth.sample(500, 3)
     # exp(log p) of sums in another order: 1e-12 is some thousand roundings of a log density of a few units.
     np.testing.assert_allclose(truth.log_density(-x, 0), truth.log_density(x, 0), atol=1e-11)
-    assert 0.9 < np.abs(x).max() < 1.2
+    assert 0.85 < np.abs(x).max() < 1.2
     middle = np.stack([part.mean for part in truth.parts])
     reach = np.hypot(*middle.T)[:tour_model.PARTS]
     assert (np.diff(reach) > 0).all() and reach[0] > tour_model.INNER and reach[-1] < tour_model.OUTER
-    for part, ahead in zip(truth.parts[:tour_model.PARTS], np.gradient(middle[:tour_model.PARTS], axis=0)):
+    for i in range(1, tour_model.PARTS - 1):
+        part, ahead = truth.parts[i], middle[i + 1] - middle[i - 1]
         along = part.axes[:, part.spectrum.argmax()]
-        assert abs(along @ ahead) / np.hypot(*ahead) > 0.97, "each Gaussian lies along its arm"
+        assert abs(along @ ahead) / np.hypot(*ahead) > 0.98, "each Gaussian lies along its arm"
         np.testing.assert_allclose(part.spectrum.min(), tour_model.ACROSS**2)
 
 
@@ -192,13 +195,14 @@ def test_a_wrong_backward_shows_no_v():
 
 
 def test_the_bound_comes_closer_with_more_steps_and_beta_is_the_better_variance():
-    gaps = tour_learnt._gaps(256, 0)
+    gaps = tour_learnt._gaps(256, 60, 0)
     assert (np.diff(gaps["beta"][:, 1]) < 0).all() and (gaps["beta"][:, 1] > 0).all()
     assert (gaps["beta_tilde"][2:, 1] > gaps["beta"][2:, 1] + 0.2).all()
 
 
 def test_the_second_order_solver_wins_on_the_exact_mixture(walked):
-    learnt = tour_model.learn(tour_model.Setting(steps=1, batch=4, hidden=4, points=8, checks=1, solved=48))
+    learnt = tour_model.learn(tour_model.Setting(steps=1, batch=4, hidden=4, points=8, checks=1, solved=48,
+                                                  fine=150))
     errors = tour_learnt._solver_errors(learnt)
     assert [evaluations for evaluations, _ in errors["heun"]] == [9, 19, 39, 79, 159]
     for name, rows in errors.items():

@@ -21,7 +21,7 @@ from .train import Recipe
 from .unet import UNet
 
 FRAMES = 48                 # of the reverse process in the GIF
-BOUND_TIMES = 64            # of the T terms of the variational bound, drawn anew for each group of samples
+BOUND_TIMES = 32            # of the T terms of the variational bound, drawn anew for each group of samples
 RECIPE = [field.name for field in dataclasses.fields(Recipe) if field.name not in ("steps", "seed", "shards", "levels")]
 UNET = ("base", "mults", "blocks", "attention", "heads", "groups", "pad")
 PERCEPTRON = ("hidden", "layers")

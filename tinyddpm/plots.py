@@ -201,7 +201,7 @@ def said(value):
 
 def _ticks(first, last, log, pixels):
     """Where an axis of so many pixels has its ticks: of powers of ten, only every second, third, ... if many."""
-    (low, high), most = sorted((first, last)), max(3, pixels // 60)
+    (low, high), most = sorted((first, last)), max(3, pixels // 45)
     if not log:
         return linear_ticks(low, high, most)
     if high / low < 100:

@@ -13,7 +13,7 @@ from .errors import InputError
 from .tour_model import Setting, learn
 
 COLUMNS = 78
-COLOURS = 128               # in a figure's palette: plots need few, and it halves their bytes
+COLOURS = 256               # in a figure's palette: plots need few, and it halves their bytes
 
 
 def tour(out="tour", seed=0, backend="numpy", say=print, setting=None, progress=None):

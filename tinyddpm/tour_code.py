@@ -71,7 +71,8 @@ def _operations(seed):
 
 def _gap(arrays, forward, backward, h, seed):
     """The gap for L = sum of sin(y), along one direction u through all of the arrays: |numeric / analytic - 1|."""
-    u = {name: noise.normal(array.shape, seed, noise.PROBE, 20 + i) for i, (name, array) in enumerate(arrays.items())}
+    u = {name: noise.normal(array.shape, seed, noise.PROBE, 20 + i).astype(np.float64)
+         for i, (name, array) in enumerate(arrays.items())}
 
     def loss(shift, tape):
         moved = {name: array + shift * u[name] for name, array in arrays.items()}

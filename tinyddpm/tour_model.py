@@ -38,7 +38,9 @@ class Setting:
     grid: int = 44              # a side of the density's grid
     walk: int = 60              # steps of the density's ODE
     solved: int = 128           # points that the solvers are compared on
+    fine: int = 400             # steps that find where the ODE goes
     bounded: int = 1024         # points that the bound's gap is measured on
+    longest: int = 150          # the most steps of the chains that it is measured for
 
 
 class Chapter(NamedTuple):

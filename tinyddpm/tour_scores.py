@@ -19,7 +19,7 @@ def scores(seed=0):
     s = cosine(T)
     truth = spirals(s)
     path = [(T, normal((60, 2), seed, PRIOR).astype(np.float64))]
-    heun(truth, s, path[0][1], steps=200, watch=lambda t, xt, x0: path.append((t, xt)))
+    heun(truth, s, path[0][1], steps=125, watch=lambda t, xt, x0: path.append((t, xt)))
     figure, steepest = plots.Figure(1000, 375), {}
     for i, t in enumerate(TIMES):
         reach = REACH[t]
