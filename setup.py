@@ -26,7 +26,7 @@ setup(
         "cuda12": ["cupy-cuda12x[ctk]>=14", "numba>=0.68"],
         "cuda13": ["cupy-cuda13x[ctk]>=14", "numba>=0.68"],
         "plot": ["matplotlib>=3.8"],
-        "test": ["pytest>=8", "hypothesis>=6.100", "scipy>=1.11", "ruff>=0.6", "numba>=0.68",
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "scipy>=1.11", "ruff>=0.6", "numba>=0.68",
                  "setuptools>=77"],
     },
     entry_points={"console_scripts": ["tinyddpm = tinyddpm.cli:main"]},

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import bench, cases, clock, crossover, end, network, sampling
+from benchmarks import accuracy, bench, cases, clock, crossover, end, network, sampling
 from benchmarks.__main__ import TIMED, main
 from tinyddpm import MLP, UNet, backend
 from tinyddpm.ops import Ops
@@ -31,6 +31,7 @@ def small(monkeypatch):
     monkeypatch.setattr(end, "SHORT", 2)
     monkeypatch.setattr(end, "QUICK", 3)
     monkeypatch.setattr(sampling, "TIMES", 100)
+    monkeypatch.setattr(clock, "READING", 1e-3)
     monkeypatch.setattr(bench, "SIDE", 64)
     monkeypatch.setattr(bench, "COPY_BYTES", 1 << 16)
 
@@ -65,16 +66,28 @@ def test_every_group_on_numpy(small, tmp_path, capsys):
                  "--plot", str(picture)]) == 0
     figures = json.loads(file.read_text(encoding="utf-8"))
     shown = capsys.readouterr().out
-    assert set(figures) == {"machine", "ceilings", "crossover", *TIMED}
+    assert set(figures) == {"machine", "ceilings", "crossover", "accuracy", *TIMED}
     assert set(figures["steps"]) == {"normal", "noised_drawn", "reverse_drawn", "adamw_ema"}
     assert len(figures["ops"]) == 4 and len(figures["network"]) == 4 and len(figures["end"]) == 2
-    assert len(figures["samplers"]) == 3
+    assert len(figures["samplers"]) == 5
+    at_20 = {way: rows[2] for way, rows in figures["accuracy"].items() if way != "floor"}
+    assert at_20["ancestral"]["transport"] is None and at_20["heun"]["evaluations"] == 39
+    # the margins are threefold and more on the full table: few points do not change the order
+    assert at_20["dpmpp_2m, logsnr"]["transport"] < at_20["ddim"]["transport"] < at_20["euler"]["transport"]
+    assert figures["accuracy"]["floor"] < at_20["ancestral"]["sliced"] and "dpmpp_2m, logsnr" in shown
     for group in TIMED:
         for case, rows in figures[group].items():
             assert case in shown and set(rows) == {"numpy"}
             row = rows["numpy"]
             assert 0 < row["min_ms"] <= row["median_ms"] and row["ratio"] == {"numpy": 1.0}
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    for path in (picture, tmp_path / "curves-samplers.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_sliced_distance_of_a_moved_set_is_its_way_over_root_2():
+    """A move by d is d cos(angle) in a projection; the mean of cos^2 over even angles is 1/2."""
+    points = np.random.Generator(np.random.PCG64(0)).standard_normal((50, 2))
+    assert abs(accuracy.sliced(points, points[::-1] + [3.0, 4.0]) - 5 / np.sqrt(2)) < 1e-12
 
 
 def test_numba_is_measured_beside_numpy(small, tmp_path):

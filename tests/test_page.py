@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinyddpm import page, process, tour, tour_model
+from tinyddpm import noise, page, process, tour, tour_model
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 NAMES = ("1-destroying-data", "2-bayes", "3-the-bound", "4-gradient-by-hand", "5-training", "6-sampling", "7-scores",
@@ -99,6 +99,8 @@ def test_the_animations_hold_the_process_itself(learnt, arrays):
     np.testing.assert_array_equal(alpha_bar, s.alpha_bar.astype(np.float32))
     x0, eps = (unpacked(arrays[name]).reshape(-1, 2) for name in ("x0", "eps"))
     assert len(x0) == TINY.cloud and learnt.truth.log_density(x0, 0).mean() > -1, "x0 is data"
+    drawn = noise.normal((TINY.cloud, 2), learnt.seed + 5, noise.EPS)
+    assert np.abs(eps - drawn).max() <= 0.5 * arrays["eps"]["unit"] * (1 + 1e-9)
     for t in (1, 500, 1000):
         seen = np.sqrt(alpha_bar[t]) * x0 + np.sqrt(1 - alpha_bar[t]) * eps
         # alpha_bar in float32 is off by 3e-8, so sqrt(1 - alpha_bar_1), 0.006, by 3e-6, which eps may quadruple.
@@ -127,9 +129,25 @@ def test_scaled_keeps_an_array_to_half_a_unit(array):
 ASKED = """
 <script>
 const said = {}, frame = document.querySelector("iframe");
+function pixels(canvas) {       // read from a copy that is made for reading
+  const copy = document.createElement("canvas");
+  copy.width = copy.height = canvas.width;
+  const pen = copy.getContext("2d", {willReadFrequently: true});
+  pen.drawImage(canvas, 0, 0);
+  return pen.getImageData(0, 0, canvas.width, canvas.width).data;
+}
 function inked(canvas) {
-  const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-  return data.filter((value, i) => i % 4 == 3 && value > 0).length;
+  return pixels(canvas).filter((value, i) => i % 4 == 3 && value > 0).length;
+}
+function spread(canvas) {       // of the dots, in the plane's units: the canvas shows [-2.6, 2.6]^2
+  const side = canvas.width, data = pixels(canvas);
+  let sum = 0, square = 0, count = 0;
+  for (let i = 0; i < side * side; i++) {
+    if (data[4 * i + 3] < 128) continue;
+    const x = ((i % side) / side - 0.5) * 5.2, y = (0.5 - Math.floor(i / side) / side) * 5.2;
+    sum += x + y; square += x * x + y * y; count += 1;
+  }
+  return [sum / count, square / count];
 }
 frame.addEventListener("load", () => setTimeout(() => {
   const inside = frame.contentWindow, page = inside.document, body = page.body;
@@ -140,6 +158,7 @@ frame.addEventListener("load", () => setTimeout(() => {
   input.dispatchEvent(new inside.Event("input"));
   said.forward = body.dataset.forwardSaid;
   said.shown = page.querySelector("#forward output").textContent;
+  said.spread = spread(page.querySelector("#forward canvas"));
   said.spoken = input.getAttribute("aria-valuetext");
   said.paused = button.textContent;
   const reverse = page.querySelector("#reverse input");
@@ -147,7 +166,7 @@ frame.addEventListener("load", () => setTimeout(() => {
   reverse.dispatchEvent(new inside.Event("input"));
   said.reverse = body.dataset.reverseSaid;
   said.ink = [...page.querySelectorAll("canvas")].map(inked);
-  said.overflow = page.documentElement.scrollWidth - inside.innerWidth;
+  said.overflow = page.documentElement.scrollWidth - page.documentElement.clientWidth;
   said.width = inside.innerWidth;
   said.paper = inside.getComputedStyle(body).backgroundColor;
   said.ground = inside.getComputedStyle(page.querySelector(".scroll")).backgroundColor;
@@ -191,7 +210,7 @@ needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrom
 
 @needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_in_a_browser(tmp_path, text, learnt, scheme):
+def test_in_a_browser(tmp_path, text, learnt, arrays, scheme):
     said = browse(tmp_path, text, f"--blink-settings=preferredColorScheme={int(scheme == 'light')}")
     assert said["problems"] == [] and said["width"] == 360 and said["overflow"] <= 0
     assert min(said["drawn"]) > 1 and said["playing"] == "Pause", "it plays by itself"
@@ -199,6 +218,10 @@ def test_in_a_browser(tmp_path, text, learnt, scheme):
     assert said["forward"].startswith("t = 500,") and f"alpha_bar = {alpha_bar:.4f}" in said["forward"]
     assert float(said["forward"].split("SNR = ")[1]) == pytest.approx(alpha_bar / (1 - alpha_bar), rel=5e-3)
     assert said["shown"] == said["spoken"] == said["forward"]
+    x0, eps = (unpacked(arrays[name]).reshape(-1, 2) for name in ("x0", "eps"))
+    xt = process.q_sample(learnt.s, x0, 500, eps)
+    # Dots that overlap count once: of 40, one or two, so the pixels' mean square is near the points' own.
+    assert said["spread"] == pytest.approx([xt.sum(axis=1).mean(), (xt**2).sum(axis=1).mean()], rel=0.1, abs=0.1)
     assert said["paused"] == "Play", "whoever moves the slider stops the play"
     assert said["reverse"].startswith("t = 0,") and said["again"] > 500, "and may set it off again"
     # A dot of radius 1.5 covers some 7 pixels; 40 of them, some over others or outside.

@@ -77,6 +77,11 @@ def test_what_lies_beyond_the_range_stays_out_of_the_margin(value):
     assert (sheet[outside] == 255).all()
 
 
+def test_no_pixel_is_further_out_than_pillow_can_count():
+    place = plots._place([(0, 1), (1, 10)], [False, True], (100, 80))
+    assert np.abs(place([1e300, -1e300, 0.5], [0.0, 1e300, 5.0])).max() <= plots.FAR
+
+
 def test_a_band_fills_between_its_curves_and_bars_stand_on_zero():
     pixels, _ = drawn(lambda panel: panel.band([0, 1], 0.25, [0.75, 0.75], plots.GREEN, opacity=1))
     green = of(pixels, plots.GREEN)

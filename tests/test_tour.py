@@ -13,6 +13,7 @@ from PIL import Image
 from benchmarks import roofline
 from tinyddpm import cli, noise, tour, tour_code, tour_figures, tour_learnt, tour_model
 from tinyddpm.errors import InputError
+from tinyddpm.exact import Gaussian
 from tinyddpm.process import reverse_mean
 from tinyddpm.schedule import cosine, linear
 
@@ -198,6 +199,13 @@ def test_the_bound_comes_closer_with_more_steps_and_beta_is_the_better_variance(
     gaps = tour_learnt._gaps(256, 60, 0)
     assert (np.diff(gaps["beta"][:, 1]) < 0).all() and (gaps["beta"][:, 1] > 0).all()
     assert (gaps["beta_tilde"][2:, 1] > gaps["beta"][2:, 1] + 0.2).all()
+
+
+def test_the_gap_is_small_where_log_p_is_not(monkeypatch):
+    """For N(0, 16 I), -log p is 4.05 bits a dimension, and the gap at T = 60 a small part of it."""
+    monkeypatch.setattr(tour_learnt, "spirals", lambda s: Gaussian([0.0, 0.0], 16.0, s))
+    gap = tour_learnt._gaps(2000, 60, 0)["beta"][-1, 1]
+    assert 0 < gap < 0.5
 
 
 def test_the_second_order_solver_wins_on_the_exact_mixture(walked):
