@@ -166,8 +166,11 @@ def from_checkpoint(arrays, meta, ops=None):
     except (KeyError, TypeError) as error:
         raise InputError(f"the checkpoint lacks a part: {error}") from None
     # No setting of a net exceeds its number of parameters; one that does could make its spec endless.
-    if target not in TARGETS or max(_numbers(asdict(net))) > ema.size or ema.shape != (params.size(net.spec()),):
+    if target not in TARGETS or max(_numbers(asdict(net))) > ema.size:
         raise InputError("the checkpoint's parameters do not fit its network")
+    size = params.size(net.spec())
+    if ema.shape != (size,):
+        raise InputError(f"the checkpoint's ema has shape {ema.shape}, its network needs ({size},)")
     return Model(net, ops.asarray(ema), schedule, shape, target, meta, ops)
 
 
