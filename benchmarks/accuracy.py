@@ -15,7 +15,7 @@ STEPS, POINTS, ANGLES = (5, 10, 20, 50, 100, 200), 2048, 64
 MEANS = [[-0.6, -0.4], [-0.1, 0.6], [0.5, 0.2], [0.4, -0.6]]
 COVS = [[[0.02, 0.012], [0.012, 0.02]], 0.005, [0.03, 0.004], 0.01]
 WEIGHTS = [0.3, 0.2, 0.3, 0.2]
-WAYS = {**{name: (name, {}) for name in ("ddim", "euler", "heun", "dpmpp_2m")},
+WAYS = {**{name: (name, {"spacing": "uniform"}) for name in ("ddim", "euler", "heun", "dpmpp_2m")},
         **{f"{name}, logsnr": (name, {"spacing": "logsnr"}) for name in ("ddim", "heun", "dpmpp_2m")},
         "ddim, eta 1": ("ddim", {"eta": 1.0}), "ancestral": ("ancestral", {}), "langevin": ("langevin", {})}
 

@@ -123,7 +123,7 @@ def test_dpmpp_2m_starts_from_pure_noise_as_ddim_does():
     data, xT, paths = exact.Gaussian(MEAN, COVARIANCE, s), np.array([[0.3, -2.0]]), []
     for sampler in (ddim, dpmpp_2m):
         path = []
-        sampler(data, s, xT, steps=6, watch=lambda t, xt, x0_hat, path=path: path.append(xt))
+        sampler(data, s, xT, steps=6, spacing="uniform", watch=lambda t, xt, x0_hat, path=path: path.append(xt))
         paths.append(path)
     for ours, theirs in zip(paths[1][:2], paths[0][:2], strict=True):
         close(ours, theirs)

@@ -179,13 +179,14 @@ def _numbers(settings):
 
 
 def sample(model, n=64, seed=0, sampler="ddim", steps=None, eta=0.0, variance="beta_tilde", clip=1.0, trajectory=0, *,
-           spacing="uniform", label=None, guidance=0.0):
+           spacing=None, label=None, guidance=0.0):
     """n samples of a model, float32 (n, *shape), near [-1, 1]; sample i depends on (seed, i) alone, up to rounding.
 
     sampler: a name in `solvers.SAMPLERS`; steps: of its walk, by default 50, or T for the ancestral kind; spacing:
-    where in 1..T they lie; eta: ddim's; variance: the ancestral kind's; clip: bound on |x0_hat|, or None; label: the
-    class to ask for, or several that the samples take in turn; guidance: Ho22 eq. 6's weight. With trajectory = k also
-    returns k frames of x_t from noise to data, (k, n, *shape). Raises InputError for settings that make no sense.
+    where in 1..T they lie, None for the sampler's own way; eta: ddim's; variance: the ancestral kind's; clip: bound
+    on |x0_hat|, or None; label: the class to ask for, or several that the samples take in turn; guidance: Ho22 eq.
+    6's weight. With trajectory = k also returns k frames of x_t from noise to data, (k, n, *shape). Raises InputError
+    for settings that make no sense.
     """
     if n < 1 or trajectory < 0 or trajectory == 1:
         raise InputError(f"n must be at least 1 and trajectory 0 or at least 2, got n = {n}, trajectory = {trajectory}")

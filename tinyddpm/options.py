@@ -118,7 +118,8 @@ def _sampler_options(sub, n):
     group.add_argument("--sampler", choices=SAMPLERS, default="ddim", help="how to walk from noise to data")
     group.add_argument("--steps", type=int, metavar="N", help="steps of the walk (default: 50; ancestral and langevin: "
                        "every one of T)")
-    group.add_argument("--spacing", choices=SPACINGS, default="uniform", help="where in 1..T those steps lie")
+    group.add_argument("--spacing", choices=SPACINGS, help="where in 1..T those steps lie (default: uniform; "
+                       "dpmpp_2m: logsnr)")
     group.add_argument("--eta", type=float, default=0.0, help="ddim: 0 adds no noise, 1 as much as ancestral")
     group.add_argument("--variance", choices=VARIANCES, default="beta_tilde", help="ancestral, langevin: sigma^2")
     group.add_argument("--guidance", type=float, default=0.0, metavar="W", help="classifier-free guidance's weight, "

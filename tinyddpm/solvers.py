@@ -82,13 +82,14 @@ def log_half_snr(s, t):
     return math.inf if ab == 1 else -math.inf if ab == 0 else 0.5 * math.log(ab / (1 - ab))
 
 
-def dpmpp_2m(denoise, s, xT, steps=ODE_STEPS, clip=None, watch=None, spacing="uniform"):
+def dpmpp_2m(denoise, s, xT, steps=ODE_STEPS, clip=None, watch=None, spacing="logsnr"):
     """DPM-Solver++(2M), Lu22 Algorithm 2: ddim with x0_hat drawn on from the last step's: error as 1 / steps^2.
 
     x_s = sigma_s / sigma_t x_t - sqrt(alpha_bar_s) (exp(-h) - 1) D,    D = x0_hat + (x0_hat - x0_hat_last) / (2 r),
     h = lambda_s - lambda_t, r = h_last / h, sigma = sqrt(1 - alpha_bar); one evaluation a step. The first step has
     nothing to draw on from, and in the last one h is infinite: both take D = x0_hat, as ddim does. The arguments are
-    `euler`'s; alpha_bar_T = 0 is no obstacle. Raises InputError.
+    `euler`'s, but the steps are even in log-SNR unless told otherwise: where h grows from step to step, drawing on
+    overshoots. alpha_bar_T = 0 is no obstacle. Raises InputError.
     """
     last = None     # (x0_hat, h) of the step before
 
@@ -158,14 +159,15 @@ def evaluations(name, steps):
     return 2 * steps - 1 if name in ("heun", "langevin") else steps
 
 
-def sample_with(name, denoise, s, xT, steps=None, spacing="uniform", clip=None, seed=0, watch=None, first_sample=0,
+def sample_with(name, denoise, s, xT, steps=None, spacing=None, clip=None, seed=0, watch=None, first_sample=0,
                 eta=0.0, variance="beta_tilde"):
     """x_0 from x_T by the sampler of that name, in `steps_taken` steps: (B, ...) in the dtype of xT.
 
-    eta goes to ddim, variance to ancestral and langevin, seed and first_sample to those that draw noise (ddim too);
-    the other arguments are `samplers.ancestral`'s. Raises InputError.
+    spacing None is the sampler's own; eta goes to ddim, variance to ancestral and langevin, seed and first_sample to
+    those that draw noise (ddim too); the other arguments are `samplers.ancestral`'s. Raises InputError.
     """
-    options = {"steps": steps_taken(name, s, steps), "spacing": spacing, "clip": clip, "watch": watch}
+    options = {"steps": steps_taken(name, s, steps), "clip": clip, "watch": watch}
+    options |= {} if spacing is None else {"spacing": spacing}
     if name in ("ddim", "ancestral", "langevin"):
         options |= {"seed": seed, "first_sample": first_sample}
         options |= {"eta": eta} if name == "ddim" else {"variance": variance}
