@@ -12,7 +12,7 @@ HERE = pathlib.Path(__file__).parent
 
 def test_every_kernel_under_the_simulator():
     pytest.importorskip("numba")
-    pytest_alone = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-o", "addopts="]
-    done = subprocess.run([*pytest_alone, str(HERE / "sim_kernels.py")], cwd=HERE.parent, capture_output=True, text=True,
-                          env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}, timeout=600)
+    command = [sys.executable, "-m", "pytest", "-qx", "--no-header", "-o", "addopts=", str(HERE / "sim_kernels.py")]
+    done = subprocess.run(command, cwd=HERE.parent, env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"},
+                          capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
