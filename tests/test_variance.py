@@ -74,3 +74,6 @@ def test_the_command_line_learns_judges_and_samples_it(tmp_path, monkeypatch, ca
     assert "bits_per_dim" in shown and "label_agreement" in shown
     assert cli.main(["sample", "run", "--class", "77"]) == 2
     assert "77" in capsys.readouterr().err
+    np.save("bare.npy", np.zeros((20, 8, 8), np.uint8))
+    assert cli.main(["eval", "run", "--data", "bare.npy"]) == 2
+    assert "bare.npy has none" in capsys.readouterr().err

@@ -115,6 +115,8 @@ def evaluate(args):
     if not len(held.x):
         raise InputError(f"{args.run} held nothing out: train with --holdout to judge by it")
     n = args.n or len(held.x)
+    if trained.classes and held.labels is None:
+        raise InputError(f"{args.run} was trained with labels, and {args.data} has none to judge it by")
     asked = np.resize(held.labels, n) if trained.classes else None
     x = model.sample(trained, n, label=asked, **_sampler_settings(args))
     in_unit = [data.to_unit(part) for part in (x, fit.x, held.x)]
