@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from gradients import near, random_theta
+from gradients import check_gradient, near, random_theta
 from scipy import stats
 
 import tinyddpm as td
@@ -76,6 +76,20 @@ def test_a_model_guides_its_own_output(target):
     near(model.conditioned(5, 1.0).output(XT, 40), 2 * one - plain)
     eps = [process.TO_EPS[target](S, XT, 40, y) for y in (one, plain)]
     near(model.conditioned(5, 2.0)(XT, 40), 3 * eps[0] - 2 * eps[1])
+
+
+@every_target
+@pytest.mark.parametrize("net, shape", [
+    (td.MLP(dim=3, hidden=8), (3,)), (td.MLP(dim=3, hidden=8, classes=4, out=6), (3,)),
+    (td.UNet(channels=2, base=4, groups=2, blocks=1, classes=3, out=4), (4, 4, 2))], ids=["plain", "MLP", "U-Net"])
+def test_a_models_derivative_is_its_eps_hats(net, shape, target):
+    """The backward of the net, of both sides of the guidance, of what it was trained to say: against differences."""
+    model = Model(net, random_theta(net), S, shape, target)
+    model = model.conditioned([0, 2], 1.5) if net.classes else model
+    x, u = np.random.Generator(np.random.PCG64(2)).standard_normal((2, 2, *shape))
+    eps_hat, product = model.vjp(x, 50, u)
+    near(eps_hat, model(x, 50))
+    check_gradient(lambda x: (u * model(x, 50)).sum(), x, product)
 
 
 @every_target

@@ -122,9 +122,9 @@ class Model:
         a_xt, a_output = eps_weights(self.schedule, t, self.target)
         x, count = xt.astype(self.theta.dtype, copy=False), len(xt)
         g = params.views(self.net.spec(), self.ops.xp.zeros_like(self.theta))
-        labels = [(None if self.label is None else self.label, 1 + self.guidance), (None, -self.guidance)]
         eps_hat, product = a_xt * xt, a_xt * u
-        for label, weight in labels[:2 if self.guidance else 1]:
+        sides = [(self.label, 1 + self.guidance), (None, -self.guidance)]           # Ho22 eq. 6
+        for label, weight in sides if self.guidance else sides[:1]:
             tape = []
             label = self.ops.asarray(np.broadcast_to(-1 if label is None else label, (count,)).copy())
             times = self.ops.asarray(np.full(count, t))
