@@ -189,6 +189,24 @@ def test_the_samplers_loop_neither_waits_nor_copies(settings):
     assert seen.all == {"synchronisations": 5, "uploads": 0, "downloads": 5}       # 4 frames, the samples
 
 
+def test_labels_and_a_learnt_variance_are_numpys_and_stay_on_the_device():
+    net = td.UNet(base=8, mults=(1, 2), blocks=1, groups=4, classes=3, out=2)
+    labels = np.arange(len(images())) % 3
+    runs = [td.train(images(), steps=5, seed=1, net=net, labels=labels, vlb=0.001, batch=8, lr=1e-3, warmup=2,
+                     schedule=td.cosine(12), backend=name) for name in ("cupy", "numpy")]
+    assert np.abs(OPS.to_host(runs[0].theta) - runs[1].theta).max() <= 1e-4     # as check_training_and_sampling says
+    settings = {"label": [2, 0], "guidance": 1.5, "sampler": "ancestral", "variance": "learned"}
+    got, want = (td.sample(model, 4, seed=2, **settings) for model in runs)
+    assert np.abs(got - want).max() <= 1e-3 * max(1, np.abs(want).max())
+    x = noise.normal((2, 8, 8, 1), seed=4)
+    asked = [model.conditioned([1, 2], 0.5) for model in runs]
+    for ours, theirs in zip(asked[0].vjp(OPS.asarray(x), 6, OPS.asarray(x)), asked[1].vjp(x, 6, x)):
+        assert np.abs(OPS.to_host(ours) - theirs).max() <= 1e-3 * max(1, np.abs(theirs).max())
+    with Counted() as seen:
+        td.sample(runs[0], 3, **settings)
+    assert seen.all == {"synchronisations": 1, "uploads": 1, "downloads": 1}    # the labels, once; the samples
+
+
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
     common = {"net": NET, "batch": 4, "backend": "cupy", "seed": 3, "save_every": 2}
     straight = td.train(images(), steps=6, out=tmp_path / "a", **common)

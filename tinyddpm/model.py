@@ -82,7 +82,8 @@ class Model:
                              f"{', '.join(str(name) for name in sorted(set(label.tolist()) - set(known)))}")
         if not math.isfinite(guidance):
             raise InputError(f"guidance must be a finite number, got {guidance}")
-        return replace(self, label=np.array([known[name] for name in label.tolist()]), guidance=guidance)
+        label = self.ops.asarray(np.array([known[name] for name in label.tolist()]))
+        return replace(self, label=label, guidance=guidance)
 
     def output(self, xt, t):
         """What the net says of xt (B, ...) at t, an int or (B,) ints, guided: its target, in the dtype of xt."""
@@ -96,8 +97,7 @@ class Model:
         def forward(label):
             return self.net.forward(self.ops, self.p, x, t, Forget(), label=label).astype(xt.dtype, copy=False)
 
-        y = forward(None if self.label is None else self.ops.asarray(self.label))
-        said, mix = split_output(y, self.learns_variance)
+        said, mix = split_output(forward(self.label), self.learns_variance)
         if self.guidance:
             said = guide(said, split_output(forward(None), self.learns_variance)[0], self.guidance)
         return said, mix
@@ -120,18 +120,18 @@ class Model:
     def vjp(self, xt, t, u):
         """(eps_hat, u^T d eps_hat / d xt), by the net's backward; xt, u (B, ...), t an int."""
         a_xt, a_output = eps_weights(self.schedule, t, self.target)
-        x, count = xt.astype(self.theta.dtype, copy=False), len(xt)
-        g = params.views(self.net.spec(), self.ops.xp.zeros_like(self.theta))
+        xp, x, count = self.ops.xp, xt.astype(self.theta.dtype, copy=False), len(xt)
+        g = params.views(self.net.spec(), xp.zeros_like(self.theta))
         eps_hat, product = a_xt * xt, a_xt * u
         sides = [(self.label, 1 + self.guidance), (None, -self.guidance)]           # Ho22 eq. 6
         for label, weight in sides if self.guidance else sides[:1]:
             tape = []
-            label = self.ops.asarray(np.broadcast_to(-1 if label is None else label, (count,)).copy())
-            times = self.ops.asarray(np.full(count, t))
+            label = xp.full((count,), -1) if label is None else xp.broadcast_to(label, (count,)).copy()
+            times = xp.full((count,), t)
             y = self.net.forward(self.ops, self.p, x, times, tape, label=label)
             said, mix = split_output(y, self.learns_variance)
             dy = u.astype(y.dtype, copy=False)
-            dy = dy if mix is None else self.ops.xp.concatenate([dy, self.ops.xp.zeros_like(dy)], axis=-1)
+            dy = dy if mix is None else xp.concatenate([dy, xp.zeros_like(dy)], axis=-1)
             eps_hat = eps_hat + weight * a_output * said
             product = product + weight * a_output * self.net.backward(self.ops, g, dy, tape)
         return eps_hat.astype(xt.dtype, copy=False), product.astype(xt.dtype, copy=False)
