@@ -176,7 +176,8 @@ def test_a_checkpoint_that_lacks_a_part_or_has_a_wrong_one_is_refused(tmp_path, 
         with pytest.raises(InputError, match="lacks"):
             resume(tmp_path, arrays, {key: value for key, value in meta.items() if key != name})
     wrong = [("step", "2"), ("step", -1), ("recipe", {**meta["recipe"], "odd": 1}), ("recipe", []), ("keep", 0),
-             ("save_every", None), ("recipe", {**meta["recipe"], "steps": "3"})]
+             ("save_every", None), ("recipe", {**meta["recipe"], "steps": "3"}), ("classes", [1]), ("classes", "x"),
+             ("recipe", {**meta["recipe"], "target": ["v"]}), ("recipe", {**meta["recipe"], "target": {}})]
     for name, value in wrong:
         with pytest.raises(InputError):
             resume(tmp_path, arrays, {**meta, name: value})

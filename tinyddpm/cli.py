@@ -133,7 +133,9 @@ def evaluate(args):
 
 def _bound(args, trained, held):
     """The variational bound on the held-out data (Ho20 eq. 5), in bits per dimension, and its parts, by name."""
-    levels, ops = trained.meta["recipe"].get("levels", 256), trained.ops
+    ops = trained.ops
+    with checkpoint.fitting(args.run):
+        levels = Recipe(**trained.meta["recipe"]).levels
     found = likelihood.bits_per_dim(
         trained, trained.schedule, ops.asarray(held.x), args.seed,
         "learned" if trained.learns_variance else args.variance, None if args.no_clip else 1.0,

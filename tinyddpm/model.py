@@ -165,8 +165,12 @@ def from_checkpoint(arrays, meta, ops=None):
         ema, schedule = arrays["ema"], Schedule(arrays["beta"])
     except (KeyError, TypeError) as error:
         raise InputError(f"the checkpoint lacks a part: {error}") from None
-    # No setting of a net exceeds its number of parameters; one that does could make its spec endless.
-    if target not in TARGETS or max(_numbers(asdict(net))) > ema.size:
+    classes = meta.get("classes", [])
+    if not (isinstance(classes, list) and len(classes) == net.classes and all(isinstance(k, int) for k in classes)):
+        raise InputError("the checkpoint's classes do not fit its network")
+    # No setting of a net exceeds its number of parameters; one that does could make its spec endless. A list, because
+    # what a foreign file calls its target need not be hashable.
+    if target not in list(TARGETS) or max(_numbers(asdict(net))) > ema.size:
         raise InputError("the checkpoint's parameters do not fit its network")
     size = params.size(net.spec())
     if ema.shape != (size,):
