@@ -4,27 +4,9 @@ A convolution is unrolled patches and `cupy.matmul` (CuPy 14 has no cuDNN). Noth
 device or waits for the device, but `asarray` and `to_host`, which are there for that.
 """
 
-import math
-
-import numpy as np
-
 from tinyddpm import optim
-from tinyddpm.formulas import make as make_formulas
+from tinyddpm.formulas import over_arrays
 from tinyddpm.ops import Ops
-
-
-def formulas_over(xp):
-    """The formulas over arrays of the module xp; an angle is taken in float64, as in `formulas.numpy_formulas`."""
-    return make_formulas(
-        jit=lambda f: f,
-        f32=lambda u: u.astype(np.float32),
-        log=xp.log,
-        sqrt=xp.sqrt,
-        cospi=lambda a: xp.cos(math.pi * a.astype(np.float64)).astype(np.float32),
-        sinpi=lambda a: xp.sin(math.pi * a.astype(np.float64)).astype(np.float32),
-        minimum=xp.minimum,
-        maximum=xp.maximum,
-    )
 
 
 class CupyOps(Ops):
@@ -37,7 +19,7 @@ class CupyOps(Ops):
 
     def __init__(self, cupy):
         self.xp = cupy
-        self.formulas = formulas_over(cupy)
+        self.formulas = over_arrays(cupy)
 
     def asarray(self, host):
         """A NumPy array copied to the device."""

@@ -138,15 +138,20 @@ def _steps(jit, sqrt, minimum, maximum):
     return {"noised": noised, "reverse": reverse, "adamw": adamw, "average": average}
 
 
-# For arrays the angle is taken in float64 and rounded once, as the devices' own cospi and sinpi do in effect:
-# a float32 product pi * angle would already be off by many units in the last place near a zero of the cosine.
-numpy_formulas = make(
-    jit=lambda f: f,
-    f32=lambda u: u.astype(np.float32),
-    log=np.log,
-    sqrt=np.sqrt,
-    cospi=lambda a: np.cos(np.pi * a.astype(np.float64)).astype(np.float32),
-    sinpi=lambda a: np.sin(np.pi * a.astype(np.float64)).astype(np.float32),
-    minimum=np.minimum,
-    maximum=np.maximum,
-)
+def over_arrays(xp):
+    """The formulas over arrays of the module xp, NumPy's or CuPy's."""
+    # The angle is taken in float64 and rounded once, as the devices' own cospi and sinpi do in effect: a float32
+    # product pi * angle would already be off by many units in the last place near a zero of the cosine.
+    return make(
+        jit=lambda f: f,
+        f32=lambda u: u.astype(np.float32),
+        log=xp.log,
+        sqrt=xp.sqrt,
+        cospi=lambda a: xp.cos(np.pi * a.astype(np.float64)).astype(np.float32),
+        sinpi=lambda a: xp.sin(np.pi * a.astype(np.float64)).astype(np.float32),
+        minimum=xp.minimum,
+        maximum=xp.maximum,
+    )
+
+
+numpy_formulas = over_arrays(np)
