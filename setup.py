@@ -7,6 +7,7 @@ from setuptools import setup
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tinyddpm" / "__init__.py").read_text(encoding="utf-8")).group(1)
+SHELVES = ("nn", "runs", "datasets", "plots", "tour", "cli", "kernels", "kernels.cpu", "kernels.gpu")
 
 setup(
     name="tinyddpm",
@@ -15,11 +16,11 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    license_files=["LICENSE", "tinyddpm/data/LICENSE-digits.txt"],
+    license_files=["LICENSE", "tinyddpm/datasets/LICENSE-digits.txt"],
     python_requires=">=3.11",
-    packages=["tinyddpm", "tinyddpm.kernels"],
+    packages=["tinyddpm", *(f"tinyddpm.{shelf}" for shelf in SHELVES)],
     package_dir={"tinyddpm.kernels": "kernels"},
-    package_data={"tinyddpm": ["data/*"]},
+    package_data={"tinyddpm.datasets": ["digits.npz", "LICENSE-digits.txt"], "tinyddpm.tour": ["page.html"]},
     install_requires=["numpy>=2.0", "pillow>=10.1"],
     extras_require={
         "numba": ["numba>=0.68"],

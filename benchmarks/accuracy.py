@@ -7,8 +7,9 @@ Wasserstein distance of all its ends to data.
 
 import numpy as np
 
-from tinyddpm import from_alpha_bar, linear, noise, plots, solvers
+from tinyddpm import from_alpha_bar, linear, noise, solvers
 from tinyddpm.exact import GaussianMixture
+from tinyddpm.plots import panels as plots
 
 T, FINE = 1000, 4               # steps of the schedule; the reference solution takes FINE times as many
 STEPS, POINTS, ANGLES = (5, 10, 20, 50, 100, 200), 2048, 64

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinyddpm import backend, machine
-from tinyddpm.ops import Ops
+from tinyddpm import backend
+from tinyddpm.nn.ops import Ops
+from tinyddpm.runs import threads as machine
 
 from . import clock
 

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from tinyddpm import linear, noise, optim, samplers
-from tinyddpm.ops import Forget
+from tinyddpm import linear, noise, samplers
+from tinyddpm.nn import optim
+from tinyddpm.nn.ops import Forget
 from tinyddpm.process import x0_weights
 
 from .bench import Case

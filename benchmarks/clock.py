@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from tinyddpm.machine import cores
+from tinyddpm.runs.threads import cores
 
 # Other libraries' threads spin for a while after their work; a pause keeps that off the next contender's clock.
 PAUSE = 0.02

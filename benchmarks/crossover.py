@@ -4,7 +4,7 @@ import math
 
 from PIL import Image, ImageDraw, ImageFont
 
-from tinyddpm.curves import log_ticks
+from tinyddpm.plots.curves import log_ticks
 
 from . import clock
 from .bench import checked

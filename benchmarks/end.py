@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from tinyddpm import data, model, run
+from tinyddpm import model
+from tinyddpm.datasets import sets as data
+from tinyddpm.runs import run
 
 from . import clock
 from .bench import compare

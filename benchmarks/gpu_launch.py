@@ -6,8 +6,8 @@ import tempfile
 
 import numpy as np
 from numba import cuda
-from tinyddpm.kernels import cuda as steps
-from tinyddpm.kernels.cuda_device import formulas
+from tinyddpm.kernels.gpu import fused_steps as steps
+from tinyddpm.kernels.gpu.device import formulas
 
 from .bench import WrongAnswer
 from .clock import reading

@@ -16,7 +16,9 @@ import warnings
 
 import numpy as np
 
-from tinyddpm import checkpoint, mlp, run, runlog
+from tinyddpm.nn import mlp
+from tinyddpm.runs import checkpoint, run
+from tinyddpm.runs import log as runlog
 
 ROOT = pathlib.Path(__file__).parent.parent
 POINTS = np.linspace(-0.9, 0.9, 22, dtype=np.float32).reshape(11, 2)

@@ -19,7 +19,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-import reader_cases  # noqa: E402 - found beside the tests, which share it
+from support import reader_cases  # noqa: E402 - found beside the tests, which share it
 
 MEMORY, SECONDS = 200e6, 1.0
 HARD_MEMORY, HARD_SECONDS = 2**32, 20       # the address space and the time at which a case is ended by force

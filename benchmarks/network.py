@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyddpm import MLP, UNet, linear, model, noise, params, samplers
-from tinyddpm.train import Recipe, Trainer, TrainState
+from tinyddpm import MLP, UNet, linear, model, noise, samplers
+from tinyddpm.nn import params
+from tinyddpm.training import Recipe, Trainer, TrainState
 
 from . import clock
 from .bench import compare

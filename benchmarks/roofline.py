@@ -52,7 +52,7 @@ class Assembled(NamedTuple):
 
 def assemble(ptx, cc):
     """PTX -> Assembled, or None without ptxas; its code is None without cuobjdump. Raises where ptxas refuses."""
-    from tinyddpm.kernels.toolkit import tool
+    from tinyddpm.kernels.gpu.toolkit import tool
 
     if not tool("ptxas"):
         return None
@@ -117,7 +117,7 @@ def _within(one, two):
 
 def count(name, wide=True, cc=(9, 0)):
     """{"instructions", "from" (SASS or PTX), "registers"} of a kernel."""
-    from tinyddpm.kernels.cuda_compile import compile_ptx
+    from tinyddpm.kernels.gpu.ptx import compile_ptx
 
     ptx = compile_ptx(name, wide, cc)
     made = assemble(ptx, cc)

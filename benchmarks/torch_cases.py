@@ -4,8 +4,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from tinyddpm import linear, optim
-from tinyddpm.ops import Forget, Ops
+from tinyddpm import linear
+from tinyddpm.nn import optim
+from tinyddpm.nn.ops import Forget, Ops
 
 from .bench import WrongAnswer, compare
 from .cases import GROUPS, draw, parameters, reverse_factors

@@ -1,4 +1,4 @@
-"""The U-Net of tinyddpm.unet in PyTorch (and the MLP): the speed benchmark's peer, built as diffusers' UNet2DModel is.
+"""The U-Net of tinyddpm.nn.unet in PyTorch (and the MLP): the speed benchmark's peer, built as diffusers' UNet2DModel is.
 
 Ho20     Denoising diffusion probabilistic models, appendix B (the architecture, the initialisation)
 """
@@ -147,7 +147,7 @@ class TorchUNet(nn.Module):
 
 
 class TorchMLP(nn.Module):
-    """tinyddpm.mlp's network, v = net(xt, t) with xt (B, dim), t (B,); its parameters have our names."""
+    """tinyddpm.nn.mlp's network, v = net(xt, t) with xt (B, dim), t (B,); its parameters have our names."""
 
     def __init__(self, dim=2, hidden=128, layers=3):
         super().__init__()

@@ -5,7 +5,8 @@ import torch
 import torch._dynamo
 import torch.nn.functional as F
 
-from tinyddpm import UNet, linear, model, noise, params
+from tinyddpm import UNet, linear, model, noise
+from tinyddpm.nn import params
 
 from .bench import compare
 from .names import peer_name, to_peer

@@ -1,8 +1,8 @@
 """What every test shares: repeatable Hypothesis runs, and the peers' answers in golden/."""
 
 import pytest
-from checks import load_golden
 from hypothesis import settings
+from support.checks import load_golden
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")

@@ -51,14 +51,15 @@ import pathlib
 if not (pathlib.Path(__path__[0]) / "kernels").is_dir():
     __path__.append(str(pathlib.Path(__path__[0]).parent))
 
+from .density import dequantise, log_likelihood, ode_bits_per_dim
 from .editing import inpaint, interpolate, slerp
 from .errors import InputError, TinyDDPMError
 from .exact import Gaussian, GaussianMixture, PointSet
-from .flow import dequantise, log_likelihood, ode_bits_per_dim
 from .guidance import Guided, guide
 from .likelihood import bits_per_dim
-from .mlp import MLP
 from .model import Model, load, sample
+from .nn.mlp import MLP
+from .nn.unet import UNet
 from .noise import normal
 from .process import (
     eps_from_score,
@@ -74,11 +75,10 @@ from .process import (
     score_from_eps,
     x0_from_v,
 )
-from .run import resume, train
+from .runs.run import resume, train
 from .samplers import ancestral, ddim, langevin
 from .schedule import Schedule, cosine, from_alpha_bar, linear, sigmoid
 from .solvers import decode, dpmpp_2m, encode, euler, heun
-from .unet import UNet
 
 __version__ = "0.1.0"
 __all__ = [

@@ -10,7 +10,7 @@ import os
 import sys
 
 from .errors import InputError
-from .ops import Ops
+from .nn.ops import Ops
 
 NAMES = ("numpy", "numba", "cupy", "cuda", "cuda-sim")
 SIMULATE = "NUMBA_ENABLE_CUDASIM"
@@ -27,7 +27,7 @@ def get(name):
         return Ops()
     if name == "cuda-sim":
         os.environ[SIMULATE] = "1"
-    module = {"numba": "numba_ops", "cupy": "cupy_ops", "cuda": "cuda_ops", "cuda-sim": "cuda_ops"}[name]
+    module = {"numba": "cpu.ops", "cupy": "gpu.cupy_ops", "cuda": "gpu.cuda_ops", "cuda-sim": "gpu.cuda_ops"}[name]
     try:
         return importlib.import_module(f"tinyddpm.kernels.{module}").make(name)
     except ImportError as error:                # as numba's, for a NumPy newer than it knows
@@ -93,7 +93,7 @@ def about(name):
         import cupy
         words.append(cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
     if name == "numba":
-        words.append(importlib.import_module("tinyddpm.kernels.numba_ops").describe())
+        words.append(importlib.import_module("tinyddpm.kernels.cpu.ops").describe())
     return ", ".join(words)
 
 

@@ -6,15 +6,18 @@ from functools import cached_property
 
 import numpy as np
 
-from . import checkpoint, machine, noise, params, solvers
+from . import noise, solvers
 from .backend import get
 from .errors import InputError
 from .guidance import guide
-from .mlp import MLP
-from .ops import Forget, Ops
+from .nn import params
+from .nn.mlp import MLP
+from .nn.ops import Forget, Ops
+from .nn.unet import UNet
 from .process import TARGETS, TO_EPS, TO_X0, eps_weights, split_output, x0_weights
+from .runs import checkpoint
+from .runs import threads as machine
 from .schedule import Schedule
-from .unet import UNet
 
 NETS = {"unet": UNet, "mlp": MLP}
 CHUNK = 128                 # images that go through a sampler together

@@ -1,0 +1,1 @@
+"""CuPy and CUDA kernels for GPUs."""

@@ -1,0 +1,49 @@
+"""The operations over CuPy's arrays: the reference's own text, each line of it one or a few kernels on the GPU.
+
+A convolution is unrolled patches and `cupy.matmul` (CuPy 14 has no cuDNN). Nothing here copies between host and
+device or waits for the device, but `asarray` and `to_host`, which are there for that.
+"""
+
+from tinyddpm.formulas import over_arrays
+from tinyddpm.nn import optim
+from tinyddpm.nn.ops import Ops
+
+
+class CupyOps(Ops):
+    """Ops over the arrays of `cupy`, the module, on its current device and stream."""
+
+    name = "cupy"
+    lazy = True
+    shards = 1                  # a device is filled by a whole batch
+    block_bytes = 1 << 28       # of patches; a device has no use for a few rows at a time, and room for many
+
+    def __init__(self, cupy):
+        self.xp = cupy
+        self.formulas = over_arrays(cupy)
+
+    def asarray(self, host):
+        """A NumPy array copied to the device."""
+        return self.xp.asarray(host)
+
+    def to_host(self, x):
+        """The device's array as a NumPy array, once all that it waits for is done."""
+        return self.xp.asnumpy(x)
+
+    def clip_scale(self, grad, limit):
+        """(scale, norm) as arrays () on the device (`optim.clip_scale_unread`)."""
+        return optim.clip_scale_unread(self.xp, grad, limit)
+
+    def adamw_ema(self, theta, grad, m, v, ema, scale, factors):
+        """`optim.update` on whole vectors, scale a number or an array () on the device."""
+        theta[:], m[:], v[:] = self.formulas.adamw(theta, scale * grad, m, v, *factors[:-1])
+        ema[:] = self.formulas.average(ema, theta, factors[-1])
+
+    def pixel_dot(self, x, y):
+        """The sum of x y over the middle axis; CuPy's einsum would transpose both first."""
+        return self.pixel_sum(x * y)
+
+
+def make(name):
+    """The backend, for `backend.get`."""
+    import cupy
+    return CupyOps(cupy)

@@ -1,0 +1,135 @@
+"""The schedule's tables: their definitions, their bounds, and improved-diffusion's numbers."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.checks import check_cosine, check_peer_tables, close, schedules
+
+from tinyddpm import process, schedule
+from tinyddpm.errors import InputError
+from tinyddpm.schedule import KINDS, Schedule, cosine, from_alpha_bar, linear, sigmoid
+
+
+@given(schedules())
+def test_tables_follow_from_beta(s):
+    product = 1.0
+    assert s.beta[0] == 0
+    assert s.alpha_bar[0] == 1
+    assert s.snr[0] == np.inf
+    for t in range(1, s.T + 1):
+        product *= 1 - s.beta[t]
+        close(s.alpha[t], 1 - s.beta[t])
+        close(s.alpha_bar[t], product)
+        close(s.snr[t], product / (1 - product))
+
+
+@given(schedules())
+def test_snr_falls_strictly(s):
+    assert np.all(np.diff(s.snr) < 0)
+    assert np.all(np.diff(s.alpha_bar) < 0)
+
+
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("T", [1, 2, 3, 10, 999, 1000, 4000])
+def test_every_kind_at_every_length(make, T):
+    s = make(T)
+    assert s.T == T
+    assert s.beta.shape == s.alpha.shape == s.alpha_bar.shape == s.snr.shape == (T + 1,)
+    assert np.all(s.beta[1:] > 0)
+    assert np.all(s.beta <= 0.999)
+    assert np.all(np.diff(s.snr) < 0)
+
+
+@given(schedules())
+def test_tables_are_float64_and_read_only(s):
+    for table in (s.beta, s.alpha, s.alpha_bar, s.snr):
+        assert table.dtype == np.float64
+        with pytest.raises(ValueError, match="read-only"):
+            table[0] = 0.5
+
+
+def test_a_schedule_does_not_share_its_callers_array():
+    beta = np.array([0.0, 0.1, 0.2])
+    s = Schedule(beta)
+    beta[1] = 0.9
+    assert s.beta[1] == 0.1
+
+
+def test_linear_is_ho20s():
+    s = linear(1000)
+    close(s.beta[1:], np.linspace(1e-4, 0.02, 1000))
+    close(linear(100).beta[[1, 100]], [1e-3, 0.2])        # both ends times 1000 / T
+
+
+def test_linear_keeps_the_total_noise_at_any_length():
+    # log alpha_bar_T = -sum of beta to first order, which the factor 1000 / T keeps: 10.05 for the default ends.
+    for T in (200, 1000, 4000):
+        assert linear(T).beta.sum() == pytest.approx(10.05, rel=1e-9)
+
+
+def test_cosine_is_nichol21s():
+    check_cosine(cosine)
+
+
+@given(st.integers(1, 500))
+def test_sigmoid_is_jabri22s(T):
+    logistic = 1 / (1 + np.exp(-np.linspace(-3, 3, T + 1)))
+    expected = (logistic[-1] - logistic) / (logistic[-1] - logistic[0])
+    s = sigmoid(T)
+    close(s.alpha_bar[:-1], expected[:-1])
+    assert s.beta[T] == 0.999                               # alpha_bar_T would be 0
+
+
+@given(schedules(terminal=False))
+def test_from_alpha_bar_inverts_the_product(s):
+    close(from_alpha_bar(s.alpha_bar).beta, s.beta)
+
+
+@given(schedules(terminal=False))
+def test_zero_terminal_snr(s):
+    if s.T == 1:
+        with pytest.raises(InputError, match="T >= 2"):
+            s.zero_terminal_snr()
+        return
+    z, root = s.zero_terminal_snr(), np.sqrt(s.alpha_bar)
+    assert z.beta[-1] == 1
+    assert z.alpha_bar[-1] == z.snr[-1] == 0
+    close(z.alpha_bar[1], s.alpha_bar[1])
+    shifted = np.sqrt(z.alpha_bar[1:])
+    close(shifted, (root[1:] - root[-1]) * root[1] / (root[1] - root[-1]), atol=1e-12)
+
+
+@pytest.mark.parametrize("beta", [
+    [], [0.0], [0.1, 0.2], [0.0, 0.0], [0.0, -0.1], [0.0, 1.1], [0.0, 1.0, 0.5], [0.0, float("nan")],
+    [0.0, 0.1, float("inf")], [[0.0, 0.1]], 0.5, "linear", None, [0.0, "x"], [0.0, [0.1]],
+], ids=str)
+def test_bad_beta_is_refused(beta):
+    with pytest.raises(InputError, match="beta") as caught:
+        Schedule(beta)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("T", [0, -1, 1.5, 10.0, True, "10", None], ids=repr)
+def test_bad_T_is_refused(make, T):
+    with pytest.raises(InputError, match="T must be"):
+        make(T)
+
+
+def test_tables_agree_with_improved_diffusion():
+    check_peer_tables(lambda kind, T: KINDS[kind](T))
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+@pytest.mark.parametrize("T", [100, 1000])
+def test_posterior_agrees_with_improved_diffusion(golden, kind, T):
+    peer, s = golden("improved_diffusion"), schedule.KINDS[kind](T)
+    on_x0, on_xt = process.posterior_weights(s)
+    variance = process.beta_tilde(s)
+    close(variance[1:], peer[f"{kind}/{T}/posterior_variance"], rtol=1e-6)
+    close(on_x0[1:], peer[f"{kind}/{T}/posterior_mean_coef_x0"], rtol=1e-6)
+    close(on_xt[1:], peer[f"{kind}/{T}/posterior_mean_coef_xt"], rtol=1e-6)
+    # The peer's logarithm replaces the posterior's variance at t = 1, which is 0, by the one at t = 2.
+    clipped = np.log(np.concatenate([variance[2:3], variance[2:]]))
+    close(clipped, peer[f"{kind}/{T}/posterior_log_variance_clipped"], rtol=1e-6)

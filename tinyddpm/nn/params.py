@@ -1,0 +1,103 @@
+"""A net's parameters, written down once: a spec gives the flat vector, its named views and its first values.
+
+A spec is a tree of dicts and lists whose leaves are `Param`s, or None for a part that is absent. `views` lays
+the same tree of names over a flat vector, so that `p.conv1.w` and `g.conv1.w` are windows on theta and its
+gradient, while optimiser, EMA and checkpoint see one array and know no names.
+"""
+
+import math
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+
+from .. import noise
+
+
+@dataclass(frozen=True)
+class Param:
+    """One array of a net: its shape and the bound of its uniform first values; bound None means all ones."""
+
+    shape: tuple
+    bound: float | None
+
+
+def _weights(shape, fan_in, fan_out, gain):
+    """Uniform with variance gain / mean(fan_in, fan_out) (Ho20's code; Glorot10 eq. 12 for gain 1)."""
+    return Param(shape, math.sqrt(gain * 6 / (fan_in + fan_out)))
+
+
+def linear(inputs, outputs, gain=1.0):
+    """Spec of y = x w + b; gain 0 starts it at zero, as Ho20 does for the last layer of each branch."""
+    return {"w": _weights((inputs, outputs), inputs, outputs, gain), "b": Param((outputs,), 0.0)}
+
+
+def conv(k, inputs, outputs, gain=1.0):
+    """Spec of a k x k convolution, weights (k, k, C, O)."""
+    weights = _weights((k, k, inputs, outputs), k * k * inputs, k * k * outputs, gain)
+    return {"w": weights, "b": Param((outputs,), 0.0)}
+
+
+def embedding(classes, width):
+    """Spec of a row for each class and one more for no class, each number of variance 1."""
+    return {"w": Param((classes + 1, width), math.sqrt(3))}
+
+
+def no_label(xp):
+    """The label (1,) that stands for no class, for a whole batch: the embedding's last row."""
+    return xp.full((1,), -1)
+
+
+def norm(channels):
+    """Spec of a normalisation's scale (ones) and shift (zeros)."""
+    return {"w": Param((channels,), None), "b": Param((channels,), 0.0)}
+
+
+def named(spec, prefix=""):
+    """The (name, Param) pairs of a spec in the order of the flat vector; names are dotted: "down.0.conv1.w"."""
+    if isinstance(spec, Param):
+        yield prefix, spec
+    elif spec is not None:
+        items = spec.items() if isinstance(spec, dict) else enumerate(spec)
+        for key, part in items:
+            yield from named(part, f"{prefix}.{key}" if prefix else str(key))
+
+
+def size(spec):
+    """How many numbers the spec's flat vector holds."""
+    return sum(math.prod(param.shape) for _, param in named(spec))
+
+
+def views(spec, flat):
+    """The spec's tree of names over `flat`, (size(spec),): namespaces and lists of windows, none a copy."""
+    if flat.shape != (size(spec),):
+        raise ValueError(f"the spec holds {size(spec)} parameters, the vector has shape {flat.shape}")
+    offset = 0
+
+    def lay(part):
+        nonlocal offset
+        if part is None:
+            return None
+        if isinstance(part, Param):
+            start, offset = offset, offset + math.prod(part.shape)
+            return flat[start:offset].reshape(part.shape)
+        if isinstance(part, dict):
+            return SimpleNamespace(**{key: lay(value) for key, value in part.items()})
+        return [lay(value) for value in part]
+
+    return lay(spec)
+
+
+def init(spec, seed=0, dtype=np.float32):
+    """The first theta, (size(spec),): each parameter uniform within its bound, from Philox; norms are ones."""
+    theta = np.empty(size(spec), dtype)
+    offset = 0
+    for index, (_, param) in enumerate(named(spec)):
+        n = math.prod(param.shape)
+        if param.bound is None:
+            theta[offset:offset + n] = 1
+        else:
+            u = noise.uniform((1, n), seed, noise.INIT, step=index)[0]
+            theta[offset:offset + n] = param.bound * (2 * u - 1)
+        offset += n
+    return theta

@@ -1,0 +1,87 @@
+"""The log of a run: one JSON object a line, the same bytes for the same run however often it was stopped."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+from .checkpoint import write_atomic
+from ..errors import InputError, TinyDDPMError
+
+NAME = "log.jsonl"
+LINE = 2**12            # bytes; ours have about a hundred, and what is longer is none of ours
+LIMIT = 2**26           # bytes of a log that is read back, about 600,000 records
+
+
+class RunLog:
+    """Appends records to RUN/log.jsonl; opened at step k it first drops every line that is later or broken."""
+
+    def __init__(self, folder, step):
+        self.path = Path(folder) / NAME
+        write_atomic(self.path, (line for line, record in _records(self.path) if record["step"] <= step))
+        self.size = self.path.stat().st_size
+        self.file = self.path.open("ab", buffering=0)
+
+    def append(self, record):
+        """Write one record as one line, at once. Raises TinyDDPMError where the disk refuses; no half line stays."""
+        line = (json.dumps(record) + "\n").encode()
+        try:
+            done = 0
+            while done < len(line):
+                done += self.file.write(line[done:])
+        except OSError as error:
+            self.file.truncate(self.size)
+            raise TinyDDPMError(f"cannot write {self.path}: {error.strerror or error}") from None
+        self.size += len(line)
+
+    def sync(self):
+        """Have all that was appended on disk, as it must be before a checkpoint of the same step is."""
+        try:
+            os.fsync(self.file.fileno())
+        except OSError as error:
+            raise TinyDDPMError(f"cannot write {self.path}: {error.strerror or error}") from None
+
+    def close(self):
+        """Close the file."""
+        self.file.close()
+
+
+def _records(path):
+    """(line, record) for each line that is a record, its step above the last one's; others, cut or foreign, are not."""
+    if not path.exists():
+        return
+    last, starts = 0, True
+    with open(path, "rb") as file:
+        for line in iter(lambda: file.readline(LINE), b""):
+            record = _record(line) if starts else None
+            starts = line.endswith(b"\n")
+            if record is not None and record["step"] > last:
+                last = record["step"]
+                yield line, record
+
+
+def _record(line):
+    """The record of a line, a dict with an integral "step" and a finite "loss", or None."""
+    if not line.endswith(b"\n"):            # cut by a crash, or by the bound
+        return None
+    try:
+        record = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict):
+        return None
+    step, loss = record.get("step"), record.get("loss")
+    return record if type(step) is int and step < 2**53 and type(loss) is float and math.isfinite(loss) else None
+
+
+def read(folder, limit=LIMIT):
+    """The records of a run folder's log, a list of dicts, steps rising.
+
+    Raises InputError where there is no log or it has more than `limit` bytes.
+    """
+    path = Path(folder) / NAME
+    if not path.is_file():
+        raise InputError(f"no log at {path}")
+    if path.stat().st_size > limit:
+        raise InputError(f"{path} has {path.stat().st_size:,} bytes; the limit is {limit:,}")
+    return [record for _, record in _records(path)]
