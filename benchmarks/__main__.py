@@ -1,8 +1,9 @@
 """python -m benchmarks [GROUP ...]: correctness first, then time.
 
-steps: the diffusion's and the optimiser's fused steps; ops: convolution, GroupNorm with SiLU; network: train and
-sampling steps; end: end to end; samplers: each of them, whole, and its error where the truth is known. gpu: all that
-a first session on a GPU machine should do; roofline: the CUDA kernels' instructions, counted, which needs no GPU.
+steps: the diffusion's and the optimiser's fused steps; ops: convolution, GroupNorm with SiLU;
+network: train and sampling steps; end: end to end; samplers: each of them, whole, and its error
+where the truth is known. gpu: all that a first session on a GPU machine should do; roofline: the
+CUDA kernels' instructions, counted, which needs no GPU.
 """
 
 import argparse
@@ -37,19 +38,45 @@ def _seconds(text):
 def parse(argv):
     """The options. Exits with code 2 and one line where they make no sense."""
     _seconds.__name__ = "seconds, above 0 and at most 3600,"
-    parser = Parser(prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"what to measure: {', '.join(GROUPS)}\n"
-                        f"(default: {' '.join(TIMED)})")
-    parser.add_argument("--backend", nargs="+", action="extend", metavar="NAME", choices=bench.NAMES,
-                        help=f"{', '.join(bench.NAMES)} (default: all that are there);\nnumpy is always measured")
-    parser.add_argument("--peer", choices=("torch",), help="also measure this library's version of the same")
-    parser.add_argument("--compile", action="store_true", help="with --peer torch: compiled networks too (minutes)")
-    parser.add_argument("--seconds", type=_seconds, default=None, help="for each line of a table (default: 5)")
+    parser = Parser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    parser.add_argument(
+        "groups",
+        nargs="*",
+        metavar="GROUP",
+        help=f"what to measure: {', '.join(GROUPS)}\n(default: {' '.join(TIMED)})",
+    )
+    parser.add_argument(
+        "--backend",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        choices=bench.NAMES,
+        help=f"{', '.join(bench.NAMES)} (default: all that are there);\nnumpy is always measured",
+    )
+    parser.add_argument(
+        "--peer", choices=("torch",), help="also measure this library's version of the same"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="with --peer torch: compiled networks too (minutes)"
+    )
+    parser.add_argument(
+        "--seconds", type=_seconds, default=None, help="for each line of a table (default: 5)"
+    )
     parser.add_argument("--quick", action="store_true", help="about a minute in all")
     parser.add_argument("--json", metavar="FILE", help="also write the figures to this file")
-    parser.add_argument("--plot", metavar="FILE", help="also draw the steps' time against size (an image file);\n"
-                        "of the samplers, their error (the same name with -samplers)")
-    parser.add_argument("--card", default="h100", metavar="NAME", help="whose roofline (default: h100)")
+    parser.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="also draw the steps' time against size (an image file);\n"
+        "of the samplers, their error (the same name with -samplers)",
+    )
+    parser.add_argument(
+        "--card", default="h100", metavar="NAME", help="whose roofline (default: h100)"
+    )
     args = parser.parse_args(argv)
     for group in args.groups:
         if group not in GROUPS:
@@ -59,7 +86,13 @@ def parse(argv):
     for path in filter(None, (args.json, args.plot)):
         if not pathlib.Path(path).resolve().parent.is_dir():
             parser.error(f"no folder to write {path} into")
-    if args.plot and pathlib.Path(args.plot).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp", ".gif"):
+    if args.plot and pathlib.Path(args.plot).suffix.lower() not in (
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".webp",
+        ".gif",
+    ):
         parser.error(f"cannot draw {args.plot}: name a .png, .jpg, .webp or .gif")
     args.groups = args.groups or list(TIMED)
     args.seconds = args.seconds or (0.4 if args.quick else 5)
@@ -78,16 +111,28 @@ def _timed(args):
         limits = bench.ceilings(found, min(args.seconds, 1))
         about = report.header(found, limits, args.peer)
         print("\n".join(f"{name}: {text}" for name, text in about.items()))
-        print("rates count bytes that must move and a direct convolution's operations: caches and Winograd can pass "
-              "100%", flush=True)
+        print(
+            "rates count bytes that must move and a direct convolution's operations: caches and Winograd can pass "
+            "100%",
+            flush=True,
+        )
         for group in (group for group in TIMED if group in args.groups):
             if group in ("steps", "ops"):
-                chosen = cases.steps(512, 256 if args.quick else 4096) if group == "steps" else cases.operations()
-                results = {case.name: bench.measure(case, found, limits, args.seconds, peers) for case in chosen}
+                chosen = (
+                    cases.steps(512, 256 if args.quick else 4096)
+                    if group == "steps"
+                    else cases.operations()
+                )
+                results = {
+                    case.name: bench.measure(case, found, limits, args.seconds, peers)
+                    for case in chosen
+                }
             elif group == "network":
                 results = network.run(found, args.seconds, args.peer, args.compile)
             else:
-                results = (end if group == "end" else sampling).measure(found, args.seconds, args.quick)
+                results = (end if group == "end" else sampling).measure(
+                    found, args.seconds, args.quick
+                )
             figures[group] = results
             print(report.table(group, results), flush=True)
             if group == "samplers":
@@ -97,13 +142,17 @@ def _timed(args):
             path = pathlib.Path(args.plot)
             accuracy.draw(figures["accuracy"]).save(path.with_stem(f"{path.stem}-samplers"))
         if args.plot:
-            figures["crossover"] = crossover.measure(found, min(args.seconds, 1) / 8, range(8, 21, 2))
+            figures["crossover"] = crossover.measure(
+                found, min(args.seconds, 1) / 8, range(8, 21, 2)
+            )
             crossover.draw(figures["crossover"], args.plot)
     return {"machine": about, "ceilings": limits, **figures}
 
 
 def main(argv=None):
-    """Measure what was asked for and print it; returns the exit code: 1 for a wrong answer, 2 for bad input."""
+    """Measure what was asked for and print it; returns the exit code: 1 for a wrong answer, 2 for
+    bad input.
+    """
     args = parse(argv)
     try:
         figures, path = {}, args.json
@@ -111,6 +160,7 @@ def main(argv=None):
             figures["roofline"] = _roofline(args.card)
         if "gpu" in args.groups:
             from . import gpu
+
             figures["gpu"], path = gpu.run(args)
         if set(TIMED) & set(args.groups):
             figures.update(_timed(args))
@@ -128,6 +178,7 @@ def main(argv=None):
 def _roofline(card):
     """Print the table of roofline.py and return its lines. Raises InputError."""
     from . import roofline
+
     if card not in roofline.CARDS:
         raise InputError(f"no card {card!r}: choose from {', '.join(roofline.CARDS)}")
     missing = backend.reason("numba")

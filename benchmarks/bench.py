@@ -1,4 +1,6 @@
-"""A backend under measurement, the ceilings of its machine, and one case timed on all of them, answers first."""
+"""A backend under measurement, the ceilings of its machine, and one case timed on all of them,
+answers first.
+"""
 
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -12,8 +14,9 @@ from tinyddpm.runs import threads as machine
 
 from . import clock
 
-NAMES = ("numpy", "numba", "cupy", "cuda")      # the simulator's time says nothing
-COPY_BYTES, SIDE = 1 << 26, 1536                # of the copy and of the square matrices that set the ceilings
+NAMES = ("numpy", "numba", "cupy", "cuda")  # the simulator's time says nothing
+# of the copy and of the square matrices that set the ceilings
+COPY_BYTES, SIDE = 1 << 26, 1536
 
 
 class WrongAnswer(Exception):
@@ -41,10 +44,11 @@ class Bench:
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to time. setup(ops, rows) makes ready the rows (a slice) of the batch and returns a function
-    without arguments -> a tuple of arrays; the first `joined` of them are the rows' part of the answer, the others
-    are summed over the parts. whole: not cut in parts. work: bytes or operations a call, in units of `unit`; terms:
-    the length of the longest sum in it, which float32's rounding grows with.
+    """One thing to time. setup(ops, rows) makes ready the rows (a slice) of the batch and returns a
+    function without arguments -> a tuple of arrays; the first `joined` of them are the rows' part
+    of the answer, the others are summed over the parts. whole: not cut in parts. work: bytes or
+    operations a call, in units of `unit`; terms: the length of the longest sum in it, which
+    float32's rounding grows with.
     """
 
     name: str
@@ -71,13 +75,16 @@ def benches(names=None):
 
 
 def ceilings(found, seconds):
-    """{place: {"GB/s": a copy's, read and written, "GFLOP/s": sgemm's}}: the best readings, on all threads."""
+    """{place: {"GB/s": a copy's, read and written, "GFLOP/s": sgemm's}}: the best readings, on all
+    threads.
+    """
     limits = {}
     for bench in found.values():
         if bench.place in limits:
             continue
         xp, parts = bench.ops.xp, range(bench.ops.shards)
-        scale = 1 if bench.place == "host" else 4       # a device is filled by more, and has larger caches
+        # a device is filled by more, and has larger caches
+        scale = 1 if bench.place == "host" else 4
         nbytes, side = scale**2 * COPY_BYTES, scale * SIDE
         source = xp.ones((len(parts), nbytes // 4 // len(parts)), np.float32)
         target = xp.zeros_like(source)
@@ -90,16 +97,22 @@ def ceilings(found, seconds):
         def product(i, xp=xp, a=a, b=b, out=out):
             xp.matmul(a[i], b[i], out=out[i])
 
-        contenders = {"GB/s": lambda f=copy, p=parts, s=bench.share: s(f, p),
-                      "GFLOP/s": lambda f=product, p=parts, s=bench.share: s(f, p)}
+        contenders = {
+            "GB/s": lambda f=copy, p=parts, s=bench.share: s(f, p),
+            "GFLOP/s": lambda f=product, p=parts, s=bench.share: s(f, p),
+        }
         times = clock.interleave(contenders, seconds, dict.fromkeys(contenders, bench.wait))
-        limits[bench.place] = {"GB/s": 2 * nbytes / min(times["GB/s"]) / 1e9,
-                               "GFLOP/s": 2 * len(parts) * side**3 / min(times["GFLOP/s"]) / 1e9}
+        limits[bench.place] = {
+            "GB/s": 2 * nbytes / min(times["GB/s"]) / 1e9,
+            "GFLOP/s": 2 * len(parts) * side**3 / min(times["GFLOP/s"]) / 1e9,
+        }
     return limits
 
 
 def contender(case, bench):
-    """The case on a backend, its batch cut as training cuts it: a function without arguments -> a list of tuples."""
+    """The case on a backend, its batch cut as training cuts it: a function without arguments -> a
+    list of tuples.
+    """
     count = 1 if case.whole else min(bench.ops.shards, case.batch)
     cuts = np.linspace(0, case.batch, count + 1).astype(int).tolist()
     parts = [case.setup(bench.ops, slice(a, b)) for a, b in zip(cuts, cuts[1:])]
@@ -109,22 +122,30 @@ def contender(case, bench):
 def answer(case, bench, results):
     """What a contender returned, put together on the host: a list of arrays, none of them a view."""
     columns = [[bench.ops.to_host(x) for x in column] for column in zip(*results)]
-    return [np.concatenate(parts) if i < case.joined else sum(parts[1:], parts[0].copy())
-            for i, parts in enumerate(columns)]
+    return [
+        np.concatenate(parts) if i < case.joined else sum(parts[1:], parts[0].copy())
+        for i, parts in enumerate(columns)
+    ]
 
 
 def compare(what, got, want, terms=1):
-    """Raises WrongAnswer unless float32's rounding of sums of so many terms explains every difference."""
+    """Raises WrongAnswer unless float32's rounding of sums of so many terms explains every
+    difference.
+    """
     limit = 32 * np.finfo(np.float32).eps * terms**0.5
     for i, (x, y) in enumerate(zip(got, want, strict=True)):
         worst = float(np.abs(x - y).max()) if x.shape == y.shape else np.inf
         if not worst <= limit * float(np.abs(y).max()):
-            raise WrongAnswer(f"{what}: result {i} is {worst:.3g} from the reference, whose largest value is "
-                              f"{np.abs(y).max():.3g}; float32 explains {limit:.1g} of that")
+            raise WrongAnswer(
+                f"{what}: result {i} is {worst:.3g} from the reference, whose largest value is "
+                f"{np.abs(y).max():.3g}; float32 explains {limit:.1g} of that"
+            )
 
 
 def checked(case, found):
-    """({name: contender}, answer) of every backend, each of whose answers was compared with the first's, numpy's."""
+    """({name: contender}, answer) of every backend, each of whose answers was compared with the
+    first's, numpy's.
+    """
     contenders, want = {}, None
     for name, bench in found.items():
         contenders[name] = contender(case, bench)
@@ -135,7 +156,9 @@ def checked(case, found):
 
 
 def measure(case, found, limits, seconds, peers=None, bases=clock.BASES):
-    """{name: row} of one case: times, rate, share of the ceiling, ratios. peers: callable (case, want) -> more."""
+    """{name: row} of one case: times, rate, share of the ceiling, ratios. peers: callable (case,
+    want) -> more.
+    """
     contenders, want = checked(case, found)
     contenders.update(peers(case, want) if peers else {})
     waits = {name: bench.wait for name, bench in found.items()}

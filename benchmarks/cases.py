@@ -1,4 +1,6 @@
-"""What is timed by itself: the steps of the diffusion and of the optimiser, convolution, GroupNorm with SiLU."""
+"""What is timed by itself: the steps of the diffusion and of the optimiser, convolution, GroupNorm
+with SiLU.
+"""
 
 import math
 from types import SimpleNamespace
@@ -13,9 +15,10 @@ from tinyddpm.process import x0_weights
 from .bench import Case
 from .roofline import BYTES
 
-SHAPES = ((128, 8, 8, 32, 32), (64, 28, 28, 32, 32), (64, 14, 14, 64, 64), (64, 7, 7, 128, 128))   # B, H, W, C, O
+# B, H, W, C, O
+SHAPES = ((128, 8, 8, 32, 32), (64, 28, 28, 32, 32), (64, 14, 14, 64, 64), (64, 7, 7, 128, 128))
 GROUPS = 8
-T = 500                 # a time in the middle of linear(1000)
+T = 500  # a time in the middle of linear(1000)
 
 
 def draw(shape, index, first=0):
@@ -45,7 +48,9 @@ def steps(rows, width):
         return lambda: ops.noised_drawn(x0, signal, sigma, 1, first_sample=part.start)
 
     def reverse_drawn(ops, part):
-        xt, output = (ops.asarray(draw((part.stop - part.start, width), i, part.start)) for i in (0, 1))
+        xt, output = (
+            ops.asarray(draw((part.stop - part.start, width), i, part.start)) for i in (0, 1)
+        )
         factors = reverse_factors()
         return lambda: (ops.reverse_drawn(xt, output, factors, 1, noise.REVERSE, T, part.start),)
 
@@ -58,24 +63,38 @@ def steps(rows, width):
         def step():
             ops.adamw_ema(theta, grad, m, v, ema, scale, factors)
             return theta, m, v, ema
+
         return step
 
-    makers = {"normal": (normal, 1), "noised_drawn": (noised_drawn, 2), "reverse_drawn": (reverse_drawn, 1),
-              "adamw_ema": (adamw_ema, 4)}
-    return [Case(name, rows, setup, BYTES[name] * n, "GB/s", joined, whole=name == "adamw_ema")
-            for name, (setup, joined) in makers.items()]
+    makers = {
+        "normal": (normal, 1),
+        "noised_drawn": (noised_drawn, 2),
+        "reverse_drawn": (reverse_drawn, 1),
+        "adamw_ema": (adamw_ema, 4),
+    }
+    return [
+        Case(name, rows, setup, BYTES[name] * n, "GB/s", joined, whole=name == "adamw_ema")
+        for name, (setup, joined) in makers.items()
+    ]
 
 
 def given(rows, width):
-    """The steps whose noise is an input, which the drawn ones are to beat, and im2col of 16 x 16 images."""
+    """The steps whose noise is an input, which the drawn ones are to beat, and im2col of 16 x 16
+    images.
+    """
     alpha_bar = linear(1000).alpha_bar[np.linspace(1, 1000, rows).astype(int)]
     coefficients = [np.sqrt(c).astype(np.float32) for c in (alpha_bar, 1 - alpha_bar)]
 
     def inputs(ops, part, count):
-        return [ops.asarray(draw((part.stop - part.start, width), i, part.start)) for i in range(count)]
+        return [
+            ops.asarray(draw((part.stop - part.start, width), i, part.start)) for i in range(count)
+        ]
 
     def noised(ops, part):
-        x0, eps, (signal, sigma) = *inputs(ops, part, 2), (ops.asarray(c[part]) for c in coefficients)
+        x0, eps, (signal, sigma) = (
+            *inputs(ops, part, 2),
+            (ops.asarray(c[part]) for c in coefficients),
+        )
         return lambda: (ops.noised(x0, eps, signal, sigma),)
 
     def reverse(ops, part):
@@ -87,16 +106,23 @@ def given(rows, width):
         return lambda: (ops._patches(x, 3, 1, (14, 14)),)
 
     # im2col's answer is nine times its input, and it is counted by what it writes
-    sizes = {"noised": (noised, rows * width), "reverse": (reverse, rows * width),
-             "im2col": (im2col, 9 * 14 * 14 * rows * (width // 256))}
+    sizes = {
+        "noised": (noised, rows * width),
+        "reverse": (reverse, rows * width),
+        "im2col": (im2col, 9 * 14 * 14 * rows * (width // 256)),
+    }
     return [Case(name, rows, setup, BYTES[name] * n, "GB/s") for name, (setup, n) in sizes.items()]
 
 
 def parameters(ops, C, O):
     """Weights and gradients of a 3x3 convolution and of a normalisation before it, on a backend."""
-    conv = SimpleNamespace(w=ops.asarray(draw((3, 3, C, O), 2) / np.float32(3 * math.sqrt(C))),
-                           b=ops.asarray(draw((1, O), 3)[0]))
-    norm = SimpleNamespace(w=ops.asarray(1 + draw((1, C), 4)[0] / 8), b=ops.asarray(draw((1, C), 5)[0]))
+    conv = SimpleNamespace(
+        w=ops.asarray(draw((3, 3, C, O), 2) / np.float32(3 * math.sqrt(C))),
+        b=ops.asarray(draw((1, O), 3)[0]),
+    )
+    norm = SimpleNamespace(
+        w=ops.asarray(1 + draw((1, C), 4)[0] / 8), b=ops.asarray(draw((1, C), 5)[0])
+    )
     return conv, norm
 
 
@@ -107,6 +133,7 @@ def zeros(ops, p):
 
 def convolution(B, H, W, C, O):
     """conv2d forward and backward, x and dy as the normalisations beside it hand them over."""
+
     def inputs(ops, part):
         conv, norm = parameters(ops, C, O)
         x = ops.asarray(draw((part.stop - part.start, H, W, C), 0, part.start))
@@ -120,22 +147,30 @@ def convolution(B, H, W, C, O):
         conv, x = inputs(ops, part)
         _, norm = parameters(ops, O, O)
         before, tape = [], []
-        ops.groupnorm_silu(ops.asarray(draw((len(x), H, W, O), 6, part.start)), norm, GROUPS, before)
-        dy = ops.groupnorm_silu_backward(ops.asarray(draw((len(x), H, W, O), 1, part.start)), zeros(ops, norm),
-                                         before)
+        ops.groupnorm_silu(
+            ops.asarray(draw((len(x), H, W, O), 6, part.start)), norm, GROUPS, before
+        )
+        dy = ops.groupnorm_silu_backward(
+            ops.asarray(draw((len(x), H, W, O), 1, part.start)), zeros(ops, norm), before
+        )
         ops.conv2d(x, conv, tape)
         return backward_of(ops, ops.conv2d_backward, dy, conv, tape)
 
     name, flops = f"conv2d {B}x{H}x{W}x{C} to {O}", 2 * 9 * B * H * W * C * O
-    return [Case(f"{name} forward", B, forward, flops, "GFLOP/s", terms=9 * C),
-            Case(f"{name} backward", B, backward, 2 * flops, "GFLOP/s", terms=B * H * W)]
+    return [
+        Case(f"{name} forward", B, forward, flops, "GFLOP/s", terms=9 * C),
+        Case(f"{name} backward", B, backward, 2 * flops, "GFLOP/s", terms=B * H * W),
+    ]
 
 
 def normalisation(B, H, W, C, kind="groupnorm_silu"):
     """groupnorm_silu, or groupnorm, forward and backward."""
+
     def inputs(ops, part):
         _, norm = parameters(ops, C, C)
-        return norm, *(ops.asarray(draw((part.stop - part.start, H, W, C), i, part.start)) for i in (0, 1))
+        return norm, *(
+            ops.asarray(draw((part.stop - part.start, H, W, C), i, part.start)) for i in (0, 1)
+        )
 
     def forward(ops, part):
         norm, x, _ = inputs(ops, part)
@@ -148,18 +183,37 @@ def normalisation(B, H, W, C, kind="groupnorm_silu"):
         return backward_of(ops, getattr(ops, f"{kind}_backward"), dy, norm, tape)
 
     name, n = f"{kind} {B}x{H}x{W}x{C}", B * H * W * C
-    return [Case(f"{name} forward", B, forward, BYTES["norm_silu"] * n, "GB/s", terms=H * W * C // GROUPS),
-            Case(f"{name} backward", B, backward, BYTES["norm_silu_backward"] * n, "GB/s", terms=B * H * W)]
+    return [
+        Case(
+            f"{name} forward", B, forward, BYTES["norm_silu"] * n, "GB/s", terms=H * W * C // GROUPS
+        ),
+        Case(
+            f"{name} backward",
+            B,
+            backward,
+            BYTES["norm_silu_backward"] * n,
+            "GB/s",
+            terms=B * H * W,
+        ),
+    ]
 
 
 def backward_of(ops, function, dy, p, tape):
-    """A function -> (dx, dw, db) that can be called again and again: with its own copy of what the tape holds."""
+    """A function -> (dx, dw, db) that can be called again and again: with its own copy of what the
+    tape holds.
+    """
+
     def run():
         g = zeros(ops, p)
         return function(dy, g, list(tape)), g.w, g.b
+
     return run
 
 
 def operations():
     """Every case of the group `ops`."""
-    return [case for B, H, W, C, O in SHAPES for case in (*convolution(B, H, W, C, O), *normalisation(B, H, W, C))]
+    return [
+        case
+        for B, H, W, C, O in SHAPES
+        for case in (*convolution(B, H, W, C, O), *normalisation(B, H, W, C))
+    ]

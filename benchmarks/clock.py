@@ -1,4 +1,6 @@
-"""How time is taken: contenders in turn, A B A B, after a warm-up; medians and ratios, since machines drift."""
+"""How time is taken: contenders in turn, A B A B, after a warm-up; medians and ratios, since
+machines drift.
+"""
 
 import math
 import platform
@@ -9,19 +11,21 @@ import numpy as np
 
 from tinyddpm.runs.threads import cores
 
-# Other libraries' threads spin for a while after their work; a pause keeps that off the next contender's clock.
+# Other libraries' threads spin for a while after their work; a pause keeps that off the next
+# contender's clock.
 PAUSE = 0.02
-# Shorter calls are timed several at once: what counts is neither the clock, nor one wait for a device, nor how a core
-# wakes from the pause.
+# Shorter calls are timed several at once: what counts is neither the clock, nor one wait for a
+# device, nor how a core wakes from the pause.
 READING = 3e-2
-BASES = "numpy", "torch"         # what the others are compared with
+BASES = "numpy", "torch"  # what the others are compared with
 
 
 def interleave(contenders, seconds, waits=None, warm=2, least=3):
-    """Run {name: function} in turn for about `seconds` in all; returns {name: [seconds of a call, each reading]}.
+    """Run {name: function} in turn for about `seconds` in all; returns {name: [seconds of a call,
+    each reading]}.
 
-    waits: {name: function that returns when its device is done}; warm: calls of each before the first reading;
-    least: readings of each, however long they take.
+    waits: {name: function that returns when its device is done}; warm: calls of each before the
+    first reading; least: readings of each, however long they take.
     """
     waits = {name: (waits or {}).get(name, _nothing) for name in contenders}
     times = {name: [] for name in contenders}
@@ -56,13 +60,22 @@ def _nothing():
 
 
 def summary(times, bases=BASES):
-    """For each name: median and minimum in ms, readings, and {base: median of the pairwise ratios to it}."""
+    """For each name: median and minimum in ms, readings, and {base: median of the pairwise ratios
+    to it}.
+    """
     rows = {}
     for name, values in times.items():
-        ratios = {base: statistics.median(v / b for v, b in zip(values, times[base]))
-                  for base in bases if base in times}
-        rows[name] = {"median_ms": 1e3 * statistics.median(values), "min_ms": 1e3 * min(values),
-                      "readings": len(values), "ratio": ratios}
+        ratios = {
+            base: statistics.median(v / b for v, b in zip(values, times[base]))
+            for base in bases
+            if base in times
+        }
+        rows[name] = {
+            "median_ms": 1e3 * statistics.median(values),
+            "min_ms": 1e3 * min(values),
+            "readings": len(values),
+            "ratio": ratios,
+        }
     return rows
 
 
@@ -71,7 +84,15 @@ def machine():
     model = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), model)
-    except OSError:             # not Linux: the platform's own word has to do
+            model = next(
+                (line.split(":")[1].strip() for line in file if line.startswith("model name")),
+                model,
+            )
+    except OSError:  # not Linux: the platform's own word has to do
         pass
-    return {"cpu": model, "cores": str(cores()), "python": platform.python_version(), "numpy": np.__version__}
+    return {
+        "cpu": model,
+        "cores": str(cores()),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }

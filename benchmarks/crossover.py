@@ -11,13 +11,20 @@ from .bench import checked
 from .cases import steps
 
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM, ZOOM = 560, 380, 74, 40, 20, 50, 2
-COLOURS = {"numpy": (31, 90, 160), "numba": (214, 96, 30), "cupy": (40, 140, 70), "cuda": (130, 60, 150)}
+COLOURS = {
+    "numpy": (31, 90, 160),
+    "numba": (214, 96, 30),
+    "cupy": (40, 140, 70),
+    "cuda": (130, 60, 150),
+}
 TEXT, PALE = (80, 80, 80), (228, 228, 228)
-ROW = 64                # elements of a sample: an 8 x 8 image
+ROW = 64  # elements of a sample: an 8 x 8 image
 
 
 def measure(found, seconds, powers):
-    """{step: {backend: [(elements, median seconds)]}} for 2^p elements, p in powers; each answer compared first."""
+    """{step: {backend: [(elements, median seconds)]}} for 2^p elements, p in powers; each answer
+    compared first.
+    """
     curves = {}
     waits = {name: bench.wait for name, bench in found.items()}
     for power in powers:
@@ -25,7 +32,9 @@ def measure(found, seconds, powers):
             contenders, _ = checked(case, found)
             rows = clock.summary(clock.interleave(contenders, seconds, waits))
             for name, row in rows.items():
-                curves.setdefault(case.name, {}).setdefault(name, []).append((2**power, row["median_ms"] / 1e3))
+                curves.setdefault(case.name, {}).setdefault(name, []).append(
+                    (2**power, row["median_ms"] / 1e3)
+                )
     return curves
 
 
@@ -44,7 +53,9 @@ def crossings(curves, base):
 
 
 def draw(curves, path):
-    """Save the curves as an image, one panel a step, both axes logarithmic. Raises OSError, ValueError."""
+    """Save the curves as an image, one panel a step, both axes logarithmic. Raises OSError,
+    ValueError.
+    """
     columns = 2
     rows = math.ceil(len(curves) / columns)
     image = Image.new("RGB", (columns * WIDTH * ZOOM, rows * HEIGHT * ZOOM), "white")
@@ -76,5 +87,7 @@ def _panel(step, lines):
     for i, (name, points) in enumerate(lines.items()):
         colour = COLOURS.get(name, TEXT)
         pen.line([place(*point) for point in points], fill=colour, width=2 * ZOOM, joint="curve")
-        pen.text(((WIDTH - RIGHT - 60 * i) * ZOOM, 10 * ZOOM), name, font=font, fill=colour, anchor="ra")
+        pen.text(
+            ((WIDTH - RIGHT - 60 * i) * ZOOM, 10 * ZOOM), name, font=font, fill=colour, anchor="ra"
+        )
     return image

@@ -1,4 +1,6 @@
-"""What needs the device's own interfaces: Philox's known answers, and what a launch costs by each way to it."""
+"""What needs the device's own interfaces: Philox's known answers, and what a launch costs by each
+way to it.
+"""
 
 import pathlib
 import statistics
@@ -12,12 +14,15 @@ from tinyddpm.kernels.gpu.device import formulas
 from .bench import WrongAnswer
 from .clock import reading
 
-# Counter (4 words) and key (2) -> words: the Random123 distribution's known answers for philox4x32, 10 rounds.
+# Counter (4 words) and key (2) -> words: the Random123 distribution's known answers for philox4x32,
+# 10 rounds.
 KNOWN = (
     ((0,) * 6, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
     ((0xFFFFFFFF,) * 6, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-    ((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344, 0xA4093822, 0x299F31D0),
-     (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344, 0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
 )
 CALLS, READINGS, SIZE, THREADS = 500, 21, 256, 64
 
@@ -28,14 +33,22 @@ def encipher(counters, words):
     i = cuda.grid(1)
     if i < counters.shape[0]:
         words[i, 0], words[i, 1], words[i, 2], words[i, 3] = formulas.philox(
-            counters[i, 0], counters[i, 1], counters[i, 2], counters[i, 3], counters[i, 4], counters[i, 5])
+            counters[i, 0],
+            counters[i, 1],
+            counters[i, 2],
+            counters[i, 3],
+            counters[i, 4],
+            counters[i, 5],
+        )
 
 
 def known_answers():
-    """Raises WrongAnswer unless the device's Philox gives the published words, bit for bit; returns how many."""
+    """Raises WrongAnswer unless the device's Philox gives the published words, bit for bit; returns
+    how many.
+    """
     counters = np.array([counter for counter, _ in KNOWN], np.uint64)
     words = np.zeros((len(KNOWN), 4), np.uint64)
-    encipher[1, 4](counters, words)         # Numba copies both there and back
+    encipher[1, 4](counters, words)  # Numba copies both there and back
     want = np.array([answer for _, answer in KNOWN], np.uint64)
     if not np.array_equal(words & np.uint64(0xFFFFFFFF), want):
         raise WrongAnswer(f"Philox on the device gives {words.tolist()}, not {want.tolist()}")
@@ -43,16 +56,20 @@ def known_answers():
 
 
 def overhead(bench):
-    """{way: microseconds a launch} of one small kernel: the median of readings of CALLS launches and one wait."""
+    """{way: microseconds a launch} of one small kernel: the median of readings of CALLS launches
+    and one wait.
+    """
     z = bench.ops.xp.empty(SIZE, np.float32)
     kernel, grid, block = steps.KERNELS[True].normal, (1, 1), (THREADS, 1)
     scalars = np.int32(1), np.int32(SIZE), tuple(np.uint32(word) for word in (1, 0, 0, 0, 0))
     ready = cuda.as_cuda_array(z, sync=False)
     ways = {
-        # an array handed over as it is has its stream waited for: Numba follows the interface's letter
+        # an array handed over as it is has its stream waited for: Numba follows the interface's
+        # letter
         "numba, CuPy array, stream synchronised": lambda: kernel[grid, block, 0](z, *scalars),
         "numba, array wrapped without synchronising": lambda: kernel[grid, block, 0](
-            cuda.as_cuda_array(z, sync=False), *scalars),
+            cuda.as_cuda_array(z, sync=False), *scalars
+        ),
         "numba, array wrapped before": lambda: kernel[grid, block, 0](ready, *scalars),
         "backend cuda, ops.normal": lambda: bench.ops.normal((1, SIZE), 1),
     }
@@ -62,18 +79,25 @@ def overhead(bench):
     z[:] = 0
     raw(grid, block, arguments)
     if not np.array_equal(bench.ops.to_host(z), want):
-        raise WrongAnswer("the cubin launched by cupy.RawModule gives other numbers than Numba's launch")
+        raise WrongAnswer(
+            "the cubin launched by cupy.RawModule gives other numbers than Numba's launch"
+        )
     ways["cupy.RawModule, the same cubin"] = lambda: raw(grid, block, arguments)
     found = {}
     for way, launch in ways.items():
         launch()
-        found[way] = 1e6 * statistics.median(reading(launch, bench.wait, CALLS) for _ in range(READINGS))
+        found[way] = 1e6 * statistics.median(
+            reading(launch, bench.wait, CALLS) for _ in range(READINGS)
+        )
     return found
 
 
 def _raw(kernel, z, scalars):
-    """(the compiled kernel as CuPy launches it, its arguments): Numba's arrays are seven words each."""
+    """(the compiled kernel as CuPy launches it, its arguments): Numba's arrays are seven words
+    each.
+    """
     import cupy
+
     compiled = list(kernel.overloads.values())[-1]
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "kernel.cubin")

@@ -1,9 +1,22 @@
-"""Our names for the U-Net's parameters and the peer's (diffusers' UNet2DModel, and torch_peer), and layouts."""
+"""Our names for the U-Net's parameters and the peer's (diffusers' UNet2DModel, and torch_peer), and
+layouts.
+"""
 
-TOP = {"time1": "time_embedding.linear_1", "time2": "time_embedding.linear_2", "conv_in": "conv_in",
-       "norm_out": "conv_norm_out", "conv_out": "conv_out"}
-BLOCK = {"norm1": "norm1", "conv1": "conv1", "time": "time_emb_proj", "norm2": "norm2", "conv2": "conv2",
-         "short": "conv_shortcut"}
+TOP = {
+    "time1": "time_embedding.linear_1",
+    "time2": "time_embedding.linear_2",
+    "conv_in": "conv_in",
+    "norm_out": "conv_norm_out",
+    "conv_out": "conv_out",
+}
+BLOCK = {
+    "norm1": "norm1",
+    "conv1": "conv1",
+    "time": "time_emb_proj",
+    "norm2": "norm2",
+    "conv2": "conv2",
+    "short": "conv_shortcut",
+}
 ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"}
 
 

@@ -1,4 +1,6 @@
-"""The samplers, whole: images from noise by each of them, on network (a) with the weights it starts from."""
+"""The samplers, whole: images from noise by each of them, on network (a) with the weights it starts
+from.
+"""
 
 from tinyddpm import linear, model
 
@@ -6,11 +8,13 @@ from . import clock, network
 from .bench import compare
 
 IMAGES, TIMES = 64, 1000
-KINDS = {"ddim in 50 steps": {"sampler": "ddim", "steps": 50},
-         "ddim in 50 steps, eta 1": {"sampler": "ddim", "steps": 50, "eta": 1.0},
-         "dpmpp_2m in 20 steps": {"sampler": "dpmpp_2m", "steps": 20},
-         "heun in 20 steps": {"sampler": "heun", "steps": 20},
-         "ancestral": {"sampler": "ancestral"}}
+KINDS = {
+    "ddim in 50 steps": {"sampler": "ddim", "steps": 50},
+    "ddim in 50 steps, eta 1": {"sampler": "ddim", "steps": 50, "eta": 1.0},
+    "dpmpp_2m in 20 steps": {"sampler": "dpmpp_2m", "steps": 20},
+    "heun in 20 steps": {"sampler": "heun", "steps": 20},
+    "ancestral": {"sampler": "ancestral"},
+}
 
 
 def measure(found, seconds, quick):
@@ -26,12 +30,17 @@ def measure(found, seconds, quick):
             # five networks, each given what the last made of its rounding
             compare(f"{kind} on {name}", [got], [want], terms=5**2 * network.TERMS)
         models = {name: _model(case, bench.ops, T) for name, bench in found.items()}
-        contenders = {name: lambda m=m, n=n, o=options: model.sample(m, n, **o) for name, m in models.items()}
+        contenders = {
+            name: lambda m=m, n=n, o=options: model.sample(m, n, **o) for name, m in models.items()
+        }
         rows[f"{kind}, T = {T}, {n} images"] = clock.summary(
-            clock.interleave(contenders, seconds, waits, warm=0, least=1))
+            clock.interleave(contenders, seconds, waits, warm=0, least=1)
+        )
     return rows
 
 
 def _model(case, ops, T):
     """The case's network on a backend with a schedule of T steps; it says v."""
-    return model.Model(case.net, ops.asarray(network.fresh(case.net).theta), linear(T), case.shape, "v", ops=ops)
+    return model.Model(
+        case.net, ops.asarray(network.fresh(case.net).theta), linear(T), case.shape, "v", ops=ops
+    )

@@ -1,4 +1,6 @@
-"""PyTorch's version of the cases: the same inputs, in its own layout and channels-last, answers compared first."""
+"""PyTorch's version of the cases: the same inputs, in its own layout and channels-last, answers
+compared first.
+"""
 
 import numpy as np
 import torch
@@ -26,12 +28,16 @@ def peers(case, want):
         # its noise is another, so all that can be compared of what it drew are mean and spread
         near = abs(float(x.mean()) - y.mean()) + abs(float(x.std()) - y.std()) <= 0.02 * y.std()
         if not near:
-            raise WrongAnswer(f"{case.name} on torch: result {i} has another mean or spread than the reference's")
+            raise WrongAnswer(
+                f"{case.name} on torch: result {i} has another mean or spread than the reference's"
+            )
     return {"torch": step}
 
 
 def _steps(want):
-    """The step kernels in torch's own operations, each in a function of its own so that only one is set up."""
+    """The step kernels in torch's own operations, each in a function of its own so that only one is
+    set up.
+    """
     shape = want[0].shape
 
     def normal():
@@ -40,7 +46,9 @@ def _steps(want):
     if len(shape) == 1:
         return {"adamw_ema": _adamw(shape)}
     s = linear(1000)
-    alpha_bar = torch.from_numpy(s.alpha_bar[np.linspace(1, s.T, shape[0]).astype(int)]).float()[:, None]
+    alpha_bar = torch.from_numpy(s.alpha_bar[np.linspace(1, s.T, shape[0]).astype(int)]).float()[
+        :, None
+    ]
     signal, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     x, output = (torch.from_numpy(draw(shape, i)) for i in (0, 1))
     a_xt, a_output, bound, c_x0, c_xt, scale = reverse_factors()
@@ -71,7 +79,13 @@ def _adamw(shape):
         optimiser.step()
         with torch.no_grad():
             torch._foreach_lerp_([ema], [theta], optim.ema_weight(100, 0.995))
-        return theta.detach(), optimiser.state[theta]["exp_avg"], optimiser.state[theta]["exp_avg_sq"], ema
+        return (
+            theta.detach(),
+            optimiser.state[theta]["exp_avg"],
+            optimiser.state[theta]["exp_avg_sq"],
+            ema,
+        )
+
     return step
 
 
@@ -105,17 +119,27 @@ def _normalised_gradient(shape):
 
 
 def _function(kind, x, dy, p, layout):
-    x, w, b = _theirs(x, layout), torch.from_numpy(np.ascontiguousarray(to_peer(p.w))), torch.from_numpy(p.b)
+    x, w, b = (
+        _theirs(x, layout),
+        torch.from_numpy(np.ascontiguousarray(to_peer(p.w))),
+        torch.from_numpy(p.b),
+    )
     if kind == "conv2d":
         w = w.to(memory_format=layout)
 
     def apply():
-        return F.conv2d(x, w, b, padding=1) if kind == "conv2d" else F.silu(F.group_norm(x, GROUPS, w, b, 1e-6))
+        return (
+            F.conv2d(x, w, b, padding=1)
+            if kind == "conv2d"
+            else F.silu(F.group_norm(x, GROUPS, w, b, 1e-6))
+        )
 
     if dy is None:
+
         def forward():
             with torch.inference_mode():
                 return (apply(),)
+
         return forward
     leaves = [leaf.requires_grad_() for leaf in (x, w, b)]
     y, dy = apply(), _theirs(dy, layout)

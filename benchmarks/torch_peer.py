@@ -1,4 +1,5 @@
-"""The U-Net of tinyddpm.nn.unet in PyTorch (and the MLP): the speed benchmark's peer, built as diffusers' UNet2DModel is.
+"""The U-Net of tinyddpm.nn.unet in PyTorch (and the MLP): the speed benchmark's peer, built as
+diffusers' UNet2DModel is.
 
 Ho20     Denoising diffusion probabilistic models, appendix B (the architecture, the initialisation)
 """
@@ -31,7 +32,9 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """y = x + out(softmax(q k^T / sqrt(d)) v), q, k, v linear in norm(x), over the pixels as tokens."""
+    """y = x + out(softmax(q k^T / sqrt(d)) v), q, k, v linear in norm(x), over the pixels as
+    tokens.
+    """
 
     def __init__(self, channels, heads, groups):
         super().__init__()
@@ -43,8 +46,10 @@ class Attention(nn.Module):
     def forward(self, x):
         b, c, h, w = x.shape
         tokens = self.group_norm(x).flatten(2).transpose(1, 2)
-        q, k, v = (f(tokens).view(b, h * w, self.heads, -1).transpose(1, 2)
-                   for f in (self.to_q, self.to_k, self.to_v))
+        q, k, v = (
+            f(tokens).view(b, h * w, self.heads, -1).transpose(1, 2)
+            for f in (self.to_q, self.to_k, self.to_v)
+        )
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, h * w, c)
         return x + self.to_out[0](y).transpose(1, 2).view(b, c, h, w)
 
@@ -55,7 +60,9 @@ class Resample(nn.Module):
     def __init__(self, channels, down, padding=1):
         super().__init__()
         self.down, self.padding = down, padding
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2 if down else 1, padding=padding if down else 1)
+        self.conv = nn.Conv2d(
+            channels, channels, 3, stride=2 if down else 1, padding=padding if down else 1
+        )
 
     def forward(self, x):
         if not self.down:
@@ -65,7 +72,9 @@ class Resample(nn.Module):
 
 
 class Level(nn.Module):
-    """The resnet blocks of one resolution, each with its attention, and the way to the next resolution."""
+    """The resnet blocks of one resolution, each with its attention, and the way to the next
+    resolution.
+    """
 
     def __init__(self, sizes, c_temb, groups, dropout, heads, attention):
         super().__init__()
@@ -78,21 +87,35 @@ class Level(nn.Module):
 
 
 class TorchUNet(nn.Module):
-    """eps_hat = net(xt, t): xt (B, C, H, W), t (B,) -> (B, C, H, W); parameter names are diffusers' own.
+    """eps_hat = net(xt, t): xt (B, C, H, W), t (B,) -> (B, C, H, W); parameter names are diffusers'
+    own.
 
-    mults: each level's width as a multiple of base; blocks: its resnet blocks on the way down; attention: the
-    levels that attend (0 is the finest); padding: the downsampler's, 1 or 0 for Ho20's (0, 1, 0, 1).
+    mults: each level's width as a multiple of base; blocks: its resnet blocks on the way down;
+    attention: the levels that attend (0 is the finest); padding: the downsampler's, 1 or 0 for
+    Ho20's (0, 1, 0, 1).
     """
 
-    def __init__(self, size=8, channels=1, base=32, mults=(1, 2), blocks=1, attention=(1,), heads=1, groups=8,
-                 dropout=0.0, padding=1):
+    def __init__(
+        self,
+        size=8,
+        channels=1,
+        base=32,
+        mults=(1, 2),
+        blocks=1,
+        attention=(1,),
+        heads=1,
+        groups=8,
+        dropout=0.0,
+        padding=1,
+    ):
         super().__init__()
         if size % 2 ** (len(mults) - 1):
             raise ValueError(f"size {size} cannot be halved {len(mults) - 1} times")
         self.base, c_temb, widths = base, 4 * base, [base * m for m in mults]
         self.conv_in = nn.Conv2d(channels, base, 3, padding=1)
-        self.time_embedding = nn.ModuleDict({"linear_1": nn.Linear(base, c_temb),
-                                             "linear_2": nn.Linear(c_temb, c_temb)})
+        self.time_embedding = nn.ModuleDict(
+            {"linear_1": nn.Linear(base, c_temb), "linear_2": nn.Linear(c_temb, c_temb)}
+        )
 
         self.down_blocks, skips, c = nn.ModuleList(), [base], base
         for i, width in enumerate(widths):
@@ -147,13 +170,21 @@ class TorchUNet(nn.Module):
 
 
 class TorchMLP(nn.Module):
-    """tinyddpm.nn.mlp's network, v = net(xt, t) with xt (B, dim), t (B,); its parameters have our names."""
+    """tinyddpm.nn.mlp's network, v = net(xt, t) with xt (B, dim), t (B,); its parameters have our
+    names.
+    """
 
     def __init__(self, dim=2, hidden=128, layers=3):
         super().__init__()
-        self.time, self.input, self.output = Affine(hidden, hidden), Affine(dim, hidden), Affine(hidden, dim)
-        self.blocks = nn.ModuleList(nn.ModuleDict({name: Affine(hidden, hidden) for name in ("a", "time", "b")})
-                                    for _ in range(layers))
+        self.time, self.input, self.output = (
+            Affine(hidden, hidden),
+            Affine(dim, hidden),
+            Affine(hidden, dim),
+        )
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({name: Affine(hidden, hidden) for name in ("a", "time", "b")})
+            for _ in range(layers)
+        )
 
     def forward(self, xt, t):
         e = F.silu(self.time(time_embedding(t, self.time.w.shape[1])))
@@ -168,14 +199,19 @@ class Affine(nn.Module):
 
     def __init__(self, inputs, outputs):
         super().__init__()
-        self.w, self.b = nn.Parameter(torch.empty(outputs, inputs)), nn.Parameter(torch.empty(outputs))
+        self.w, self.b = (
+            nn.Parameter(torch.empty(outputs, inputs)),
+            nn.Parameter(torch.empty(outputs)),
+        )
 
     def forward(self, x):
         return F.linear(x, self.w, self.b)
 
 
 def time_embedding(t, dim):
-    """[sin(t w), cos(t w)], w_i = 10000^(-i/(dim/2 - 1)), in float32 as diffusers: t (B,) -> (B, dim)."""
+    """[sin(t w), cos(t w)], w_i = 10000^(-i/(dim/2 - 1)), in float32 as diffusers: t (B,) -> (B,
+    dim).
+    """
     half = dim // 2
     frequency = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32) / (half - 1))
     angle = t.float()[:, None] * frequency
@@ -183,7 +219,9 @@ def time_embedding(t, dim):
 
 
 def init_(net):
-    """Ho20's initialisation: uniform of variance 2/(fan_in + fan_out), zero biases, zero branch ends."""
+    """Ho20's initialisation: uniform of variance 2/(fan_in + fan_out), zero biases, zero branch
+    ends.
+    """
     for name, layer in net.named_modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             nn.init.xavier_uniform_(layer.weight)

@@ -1,4 +1,6 @@
-"""The same train and sampling steps in PyTorch: eager, channels-last, compiled; checked against our network first."""
+"""The same train and sampling steps in PyTorch: eager, channels-last, compiled; checked against our
+network first.
+"""
 
 import numpy as np
 import torch
@@ -15,21 +17,27 @@ from .torch_peer import TorchMLP, TorchUNet
 
 
 def steps(case, theta, compiled=False):
-    """{"train": {name: step}, "sampling": {name: step}} for torch as it comes, in channels-last memory, compiled.
+    """{"train": {name: step}, "sampling": {name: step}} for torch as it comes, in channels-last
+    memory, compiled.
 
     case: a network.Net; theta: its parameters. Raises WrongAnswer where the networks disagree.
     """
-    # every case, layout and mode is a build of its own; past the limit torch would quietly go on uncompiled
-    torch._dynamo.config.recompile_limit, torch._dynamo.config.fail_on_recompile_limit_hit = 64, True
+    # every case, layout and mode is a build of its own; past the limit torch would quietly go on
+    # uncompiled
+    torch._dynamo.config.recompile_limit, torch._dynamo.config.fail_on_recompile_limit_hit = (
+        64,
+        True,
+    )
     names = {"train": {}, "sampling": {}}
     layouts = {"torch": torch.contiguous_format}
     if isinstance(case.net, UNet):
         layouts["torch nhwc"] = torch.channels_last
     for name, layout in layouts.items():
-        for title in (name, f"{name} compiled")[:2 if compiled else 1]:
+        for title in (name, f"{name} compiled")[: 2 if compiled else 1]:
             twin = _twin(case, theta, layout)
             if title != name:
-                twin = torch.compile(twin, dynamic=False)       # one shape each, all of it known to the compiler
+                # one shape each, all of it known to the compiler
+                twin = torch.compile(twin, dynamic=False)
             _check(title, twin, case, theta)
             names["train"][title] = _train_step(twin, case, layout)
             names["sampling"][title] = _sample_step(twin, case, layout)
@@ -40,15 +48,23 @@ def _twin(case, theta, layout):
     """The torch network with our weights."""
     net = case.net
     if isinstance(net, UNet):
-        twin = TorchUNet(case.shape[0], net.channels, net.base, net.mults, net.blocks,
-                         tuple(i for i, attends in enumerate(net.attention) if attends), net.heads, net.groups,
-                         padding=0 if net.pad == "right" else 1)
+        twin = TorchUNet(
+            case.shape[0],
+            net.channels,
+            net.base,
+            net.mults,
+            net.blocks,
+            tuple(i for i, attends in enumerate(net.attention) if attends),
+            net.heads,
+            net.groups,
+            padding=0 if net.pad == "right" else 1,
+        )
     else:
         twin = TorchMLP(net.dim, net.hidden, net.layers)
     state, offset = {}, 0
     for ours, param in params.named(net.spec()):
         n = int(np.prod(param.shape))
-        value = np.ascontiguousarray(to_peer(theta[offset:offset + n].reshape(param.shape)))
+        value = np.ascontiguousarray(to_peer(theta[offset : offset + n].reshape(param.shape)))
         state[peer_name(ours) if isinstance(net, UNet) else ours] = torch.from_numpy(value)
         offset += n
     twin.load_state_dict(state)
@@ -92,16 +108,20 @@ def _train_step(twin, case, layout):
         with torch.no_grad():
             torch._foreach_lerp_(ema, list(twin.parameters()), 0.005)
         return float(loss.detach())
+
     return step
 
 
 def _sample_step(twin, case, layout):
     xt = _theirs(noise.normal((case.batch, *case.shape)), layout)
-    signal, sigma = (float(c) ** 0.5 for c in (linear(1000).alpha_bar[500], 1 - linear(1000).alpha_bar[500]))
+    signal, sigma = (
+        float(c) ** 0.5 for c in (linear(1000).alpha_bar[500], 1 - linear(1000).alpha_bar[500])
+    )
     t = torch.full((case.batch,), 500)
 
     def step():
         with torch.inference_mode():
             x0_hat = signal * xt - sigma * twin(xt, t)
             return 0.1 * x0_hat.clamp(-1, 1) + 0.9 * xt + 0.1 * torch.randn_like(xt)
+
     return step

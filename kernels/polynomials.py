@@ -1,9 +1,11 @@
-"""log, cos(pi x) and sin(pi x) in float32 by polynomials, for the arguments that Box and Muller's formula has.
+"""log, cos(pi x) and sin(pi x) in float32 by polynomials, for the arguments that Box and Muller's
+formula has.
 
-A library's versions spend half of their instructions on arguments that never come here: zeros, infinities,
-subnormals, angles beyond a turn. Each polynomial is the minimax one of its degree, in relative error (fitted in
-float64 by Lawson's iteration); log and the two of the circle stay within 1.5 units in the last place (a test goes
-through every argument there is). `select` and the rest are handed in, so that arrays and scalars share this text.
+A library's versions spend half of their instructions on arguments that never come here: zeros,
+infinities, subnormals, angles beyond a turn. Each polynomial is the minimax one of its degree, in
+relative error (fitted in float64 by Lawson's iteration); log and the two of the circle stay within
+1.5 units in the last place (a test goes through every argument there is). `select` and the rest are
+handed in, so that arrays and scalars share this text.
 """
 
 from types import SimpleNamespace
@@ -11,16 +13,29 @@ from types import SimpleNamespace
 import numpy as np
 
 f = np.float32
-LOG = tuple(f(c) for c in (0.14026351, -0.1538854, 0.13995808, -0.16415961, 0.20011169, -0.2500782, 0.33333197,
-                           -0.49999937))
+LOG = tuple(
+    f(c)
+    for c in (
+        0.14026351,
+        -0.1538854,
+        0.13995808,
+        -0.16415961,
+        0.20011169,
+        -0.2500782,
+        0.33333197,
+        -0.49999937,
+    )
+)
 L1, L2, L3, L4, L5, L6, L7, L8 = LOG
 LN2_ULP_23 = f(np.log(2) * 2.0**-23)
-TWO_THIRDS, EXPONENT = np.int32(0x3F2AAAAB), np.int32(-0x800000)    # the bits of 2/3; sign and exponent
+# the bits of 2/3; sign and exponent
+TWO_THIRDS, EXPONENT = np.int32(0x3F2AAAAB), np.int32(-0x800000)
 PI_HIGH = f(np.pi)
 PI_LOW = f(np.pi - float(PI_HIGH))
 S1, S2, S3 = f(-0.58941877), f(2.5498052), f(-5.167709)
 C1, C2, C3, C4 = f(0.23136424), f(-1.3350506), f(4.0587077), f(-4.934802)
-ROUND = f(1.5 * 2**23)              # added to a small float32, leaves it rounded to a whole number in the low bits
+# added to a small float32, leaves it rounded to a whole number in the low bits
+ROUND = f(1.5 * 2**23)
 ONE, TWO, MINUS_ONE, MINUS_HALF = f(1), f(2), f(-1), f(-0.5)
 ODD, NEXT, TO_SIGN, SIGN = np.int32(1), np.int32(1), np.int32(30), np.int32(-0x80000000)
 
@@ -28,9 +43,10 @@ ODD, NEXT, TO_SIGN, SIGN = np.int32(1), np.int32(1), np.int32(30), np.int32(-0x8
 def make(jit, fma, bits, value, whole, select):
     """log, cospi, sinpi for one backend.
 
-    fma(a, b, c) = a b + c; bits(x): a float32's bits as int32, and value(i) back; whole(i): int32 -> float32;
-    select(condition, a, b): a where the condition holds, else b.
+    fma(a, b, c) = a b + c; bits(x): a float32's bits as int32, and value(i) back; whole(i): int32
+    -> float32; select(condition, a, b): a where the condition holds, else b.
     """
+
     @jit
     def log(x):
         """log x for a positive normal x = 2^k m, m in [2/3, 4/3): k log 2 + log(1 + (m - 1))."""
@@ -65,7 +81,9 @@ def make(jit, fma, bits, value, whole, select):
 
 
 def _fma(a, b, c):
-    """a b + c rounded once: the product of two float32 values is exact in float64 (and the sum nearly always)."""
+    """a b + c rounded once: the product of two float32 values is exact in float64 (and the sum
+    nearly always).
+    """
     return (np.multiply(a, b, dtype=np.float64) + c).astype(np.float32)
 
 

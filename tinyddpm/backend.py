@@ -1,4 +1,5 @@
-"""Who computes: get("numpy" | "numba" | "cupy" | "cuda" | "cuda-sim") gives the backend's Ops, or says what is missing.
+"""Who computes: get("numpy" | "numba" | "cupy" | "cuda" | "cuda-sim") gives the backend's Ops, or
+says what is missing.
 
 Nothing is loaded before it is asked for, and nothing else is taken in its place.
 """
@@ -17,7 +18,9 @@ SIMULATE = "NUMBA_ENABLE_CUDASIM"
 
 
 def get(name):
-    """The operations of a backend. Raises InputError where it is missing, with the command that installs it."""
+    """The operations of a backend. Raises InputError where it is missing, with the command that
+    installs it.
+    """
     if name not in NAMES:
         raise InputError(f"no backend {name!r}: choose from {', '.join(NAMES)}")
     missing = reason(name)
@@ -27,23 +30,37 @@ def get(name):
         return Ops()
     if name == "cuda-sim":
         os.environ[SIMULATE] = "1"
-    module = {"numba": "cpu.ops", "cupy": "gpu.cupy_ops", "cuda": "gpu.cuda_ops", "cuda-sim": "gpu.cuda_ops"}[name]
+    module = {
+        "numba": "cpu.ops",
+        "cupy": "gpu.cupy_ops",
+        "cuda": "gpu.cuda_ops",
+        "cuda-sim": "gpu.cuda_ops",
+    }[name]
     try:
         return importlib.import_module(f"tinyddpm.kernels.{module}").make(name)
-    except ImportError as error:                # as numba's, for a NumPy newer than it knows
+    except ImportError as error:  # as numba's, for a NumPy newer than it knows
         raise InputError(f"backend {name} does not load: {error}") from error
 
 
 def reason(name):
     """Why a backend is not there, with the command that mends it; None where it is."""
-    needs = {"numpy": (), "numba": ("numba",), "cupy": ("cupy",), "cuda": ("cupy", "numba"), "cuda-sim": ("numba",)}
+    needs = {
+        "numpy": (),
+        "numba": ("numba",),
+        "cupy": ("cupy",),
+        "cuda": ("cupy", "numba"),
+        "cuda-sim": ("numba",),
+    }
     extra = {"numba": "numba", "cupy": "cuda13", "cuda": "cuda13", "cuda-sim": "numba"}
     for package in needs[name]:
         if importlib.util.find_spec(package) is None:
             return f"{package} is not installed; pip install 'tinyddpm[{extra[name]}]'" + (
-                " (or [cuda12], as your driver asks)" if extra[name] == "cuda13" else "")
+                " (or [cuda12], as your driver asks)" if extra[name] == "cuda13" else ""
+            )
     if name == "cuda-sim" and "numba" in sys.modules and not _simulating():
-        return f"numba has been loaded without its simulator; set {SIMULATE}=1 before starting Python"
+        return (
+            f"numba has been loaded without its simulator; set {SIMULATE}=1 before starting Python"
+        )
     if name == "cuda" and _simulating():
         return f"{SIMULATE} is set, so numba offers its simulator only (backend cuda-sim)"
     if name in ("cupy", "cuda"):
@@ -52,7 +69,9 @@ def reason(name):
 
 
 def _simulating():
-    """Whether Numba's CUDA simulator is, or would be, in use: the setting is read when numba is first loaded."""
+    """Whether Numba's CUDA simulator is, or would be, in use: the setting is read when numba is
+    first loaded.
+    """
     if "numba" in sys.modules:
         return bool(sys.modules["numba"].config.ENABLE_CUDASIM)
     return os.environ.get(SIMULATE, "0") not in ("", "0")
@@ -72,8 +91,11 @@ def _no_device():
 
 
 def listing():
-    """One row a backend: its name, whether it is there, and its versions and device or the reason why not."""
-    reasons = {name: reason(name) for name in NAMES}        # all before `about` loads numba without its simulator
+    """One row a backend: its name, whether it is there, and its versions and device or the reason
+    why not.
+    """
+    # all before `about` loads numba without its simulator
+    reasons = {name: reason(name) for name in NAMES}
     rows = []
     for name, missing in reasons.items():
         try:
@@ -86,11 +108,17 @@ def listing():
 
 def about(name):
     """A backend's versions and device, in a few words."""
-    packages = {"numpy": ("numpy",), "numba": ("numba", "numpy"), "cupy": ("cupy",), "cuda": ("cupy", "numba"),
-                "cuda-sim": ("numba",)}[name]
+    packages = {
+        "numpy": ("numpy",),
+        "numba": ("numba", "numpy"),
+        "cupy": ("cupy",),
+        "cuda": ("cupy", "numba"),
+        "cuda-sim": ("numba",),
+    }[name]
     words = [f"{package} {_version(package)}" for package in packages]
     if name in ("cupy", "cuda"):
         import cupy
+
         words.append(cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
     if name == "numba":
         words.append(importlib.import_module("tinyddpm.kernels.cpu.ops").describe())

@@ -1,4 +1,5 @@
-"""The log-likelihood of data along the probability-flow ODE: no bound but the model's own density, up to the solver.
+"""The log-likelihood of data along the probability-flow ODE: no bound but the model's own density,
+up to the solver.
 
 Song21b eq. 13 in the time tau = -log alpha_bar (d tau = beta dt) carries data, tau = 0, to noise:
 
@@ -24,29 +25,46 @@ from .samplers import walk
 
 
 class LogLikelihood(NamedTuple):
-    """log p (B,), natural logarithm, and one standard error (B,) of it from the probes (0 for the exact divergence)."""
+    """log p (B,), natural logarithm, and one standard error (B,) of it from the probes (0 for the
+    exact divergence).
+    """
 
     log_p: np.ndarray
     error: np.ndarray
 
 
-def log_likelihood(denoise, s, x0, steps=None, spacing="uniform", divergence="exact", probes=1, seed=0,
-                   first_sample=0):
-    """log p(x0) along the probability-flow ODE (Song21b eq. 39), by Heun's method: a LogLikelihood, float64 (B,).
+def log_likelihood(
+    denoise,
+    s,
+    x0,
+    steps=None,
+    spacing="uniform",
+    divergence="exact",
+    probes=1,
+    seed=0,
+    first_sample=0,
+):
+    """log p(x0) along the probability-flow ODE (Song21b eq. 39), by Heun's method: a LogLikelihood,
+    float64 (B,).
 
-    denoise: a denoiser with vjp(xt, t, u); x0: (B, ...) floats; steps: of the walk from data to T, None for every t;
-    spacing: a name in `samplers.SPACINGS`; divergence: "exact", which asks vjp once for each of the D elements of a
-    sample, or "hutchinson" (Song21b eq. 40), which asks it once for each of `probes` random vectors, the same along
-    the whole path. Heun's error falls as steps^-2. The network cannot be asked at t = 0, so the first interval, 0 to 1,
-    is one Euler step with what it says at t = 1: its error, of order beta_1^2, does not fall with steps, but with T.
-    p is the model's: as in sampling, x_T is N(0, I), so where alpha_bar_T is not small the data's own density differs.
-    Raises InputError for a denoiser without vjp, for alpha_bar_T = 0 (tau is infinite), and for another divergence,
-    spacing, number of steps or of probes.
+    denoise: a denoiser with vjp(xt, t, u); x0: (B, ...) floats; steps: of the walk from data to T,
+    None for every t; spacing: a name in `samplers.SPACINGS`; divergence: "exact", which asks vjp
+    once for each of the D elements of a sample, or "hutchinson" (Song21b eq. 40), which asks it
+    once for each of `probes` random vectors, the same along the whole path. Heun's error falls as
+    steps^-2. The network cannot be asked at t = 0, so the first interval, 0 to 1, is one Euler step
+    with what it says at t = 1: its error, of order beta_1^2, does not fall with steps, but with T.
+    p is the model's: as in sampling, x_T is N(0, I), so where alpha_bar_T is not small the data's
+    own density differs. Raises InputError for a denoiser without vjp, for alpha_bar_T = 0 (tau is
+    infinite), and for another divergence, spacing, number of steps or of probes.
     """
     if not hasattr(denoise, "vjp"):
-        raise InputError("the ODE's likelihood needs the denoiser's derivative: it has no vjp(xt, t, u)")
+        raise InputError(
+            "the ODE's likelihood needs the denoiser's derivative: it has no vjp(xt, t, u)"
+        )
     if s.alpha_bar[-1] == 0:
-        raise InputError("at alpha_bar_T = 0 the ODE's time is infinite: it gives no likelihood for this schedule")
+        raise InputError(
+            "at alpha_bar_T = 0 the ODE's time is infinite: it gives no likelihood for this schedule"
+        )
     if x0.dtype.kind != "f" or x0.ndim < 2:
         raise InputError(f"x0 must be (B, ...) floats, got {x0.dtype} of shape {x0.shape}")
     if divergence not in ("exact", "hutchinson"):
@@ -57,14 +75,19 @@ def log_likelihood(denoise, s, x0, steps=None, spacing="uniform", divergence="ex
     signs = [] if exact else [_signs(denoise, x0, seed, k, first_sample) for k in range(probes)]
 
     def flow(x, t):
-        """f (B, ...), and a list of div f (B,), float64: the one truth, or what each probe says of it."""
+        """f (B, ...), and a list of div f (B,), float64: the one truth, or what each probe says of
+        it.
+        """
         score, traces = None, []
         for u in _units(x) if exact else signs:
             eps_hat, product = denoise.vjp(x, t, u)
             score = score_from_eps(s, t, eps_hat)
             traces.append(_sum(u * score_from_eps(s, t, product)))
-        # The trace of a matrix J is the sum of e_d J e_d, or the mean of v J v over random signs v, for E[v v^T] = I.
-        return -0.5 * (x + score), [-0.5 * (x[0].size + trace) for trace in ([sum(traces)] if exact else traces)]
+        # The trace of a matrix J is the sum of e_d J e_d, or the mean of v J v over random signs v,
+        # for E[v v^T] = I.
+        return -0.5 * (x + score), [
+            -0.5 * (x[0].size + trace) for trace in ([sum(traces)] if exact else traces)
+        ]
 
     times = walk(s, steps, spacing)[::-1]
     xT, spread = _heun(flow, -np.log(s.alpha_bar), x0, times)
@@ -73,14 +96,17 @@ def log_likelihood(denoise, s, x0, steps=None, spacing="uniform", divergence="ex
     log_p = sum(logs) / len(logs)
     if len(logs) == 1:
         return LogLikelihood(log_p, log_p * (0.0 if exact else math.nan))
-    return LogLikelihood(log_p, (sum((each - log_p) ** 2 for each in logs) / (len(logs) - 1) / len(logs)) ** 0.5)
+    return LogLikelihood(
+        log_p, (sum((each - log_p) ** 2 for each in logs) / (len(logs) - 1) / len(logs)) ** 0.5
+    )
 
 
 def dequantise(x0, levels, seed=0, first_sample=0):
-    """x0 plus noise uniform over its bin, as wide as the distance of two levels: 2 / (levels - 1) (Theis16 eq. 3).
+    """x0 plus noise uniform over its bin, as wide as the distance of two levels: 2 / (levels - 1)
+    (Theis16 eq. 3).
 
-    x0 (B, ...), floats on `levels` evenly spaced values from -1 to 1: a density of such data would have no bound.
-    Returns x0's dtype. Raises InputError for less than two levels.
+    x0 (B, ...), floats on `levels` evenly spaced values from -1 to 1: a density of such data would
+    have no bound. Returns x0's dtype. Raises InputError for less than two levels.
     """
     width = _bin_width(levels)
     u = noise.uniform(x0.shape, seed, noise.DEQUANTISE, 0, first_sample)
@@ -88,17 +114,22 @@ def dequantise(x0, levels, seed=0, first_sample=0):
 
 
 def ode_bits_per_dim(log_p, dims, levels):
-    """Bits per dimension of grey values, from log p of `dequantise`d ones (Theis16 eq. 5): the shape of log_p.
+    """Bits per dimension of grey values, from log p of `dequantise`d ones (Theis16 eq. 5): the
+    shape of log_p.
 
-    A bin's probability is at least exp(E log(p width^D)), so -(log p + D log width) / (D log 2), on average, is what
-    the values cost at most. dims = D; levels as in dequantise. Raises InputError for less than two levels.
+    A bin's probability is at least exp(E log(p width^D)), so -(log p + D log width) / (D log 2), on
+    average, is what the values cost at most. dims = D; levels as in dequantise. Raises InputError
+    for less than two levels.
     """
     return -(log_p + dims * math.log(_bin_width(levels))) / (dims * math.log(2))
 
 
 def _heun(flow, tau, x, times):
-    """x carried by flow to times[-1], and the integrals of its divergences, over the table tau of d tau."""
-    f, div = flow(x, times[0])              # asked about x_0 at t = 1, not of an x_1: there is no t = 0
+    """x carried by flow to times[-1], and the integrals of its divergences, over the table tau of d
+    tau.
+    """
+    # asked about x_0 at t = 1, not of an x_1: there is no t = 0
+    f, div = flow(x, times[0])
     h = float(tau[times[0]])
     x, spread = x + h * f, [h * part for part in div]
     for t, t_next in pairwise(times):
@@ -119,7 +150,9 @@ def _units(x):
 
 
 def _signs(denoise, x, seed, step, first_sample):
-    """Independent signs, +1 or -1 (Rademacher), in the shape and dtype of x and where the denoiser's arrays live."""
+    """Independent signs, +1 or -1 (Rademacher), in the shape and dtype of x and where the
+    denoiser's arrays live.
+    """
     draw = getattr(denoise, "normal", noise.normal)
     return (2 * (draw(x.shape, seed, noise.PROBE, step, first_sample) > 0) - 1).astype(x.dtype)
 

@@ -2,7 +2,9 @@
 
 
 class TinyDDPMError(Exception):
-    """Anything that tinyddpm refuses or cannot finish; the command line turns it into one line and exit code 1."""
+    """Anything that tinyddpm refuses or cannot finish; the command line turns it into one line and
+    exit code 1.
+    """
 
 
 class InputError(TinyDDPMError, ValueError):

@@ -1,8 +1,9 @@
-"""Data whose optimal denoiser is a closed form: a Gaussian, a mixture of Gaussians, a finite set of points.
+"""Data whose optimal denoiser is a closed form: a Gaussian, a mixture of Gaussians, a finite set of
+points.
 
-Each class is a denoiser like a network, (xt, t) -> eps_hat, so every sampler and likelihood can be run against the
-truth. `closed_form` has the questions one may ask of them; here stand the answers: log q(x_t), its gradient (the
-score), its Hessian, and E[x_0 | x_t].
+Each class is a denoiser like a network, (xt, t) -> eps_hat, so every sampler and likelihood can be
+run against the truth. `closed_form` has the questions one may ask of them; here stand the answers:
+log q(x_t), its gradient (the score), its Hessian, and E[x_0 | x_t].
 
 Karras22     Elucidating the design space of diffusion-based generative models, arXiv:2206.00364
 """
@@ -14,15 +15,16 @@ import numpy as np
 from .closed_form import ClosedForm, numbers
 from .errors import InputError
 
-BLOCK = 2**19       # entries of a samples-by-points matrix held at a time: 4 MB
-WEIGHT_TOL = 1e-6   # weights written in float32 sum to 1 within about 6e-8 each
+BLOCK = 2**19  # entries of a samples-by-points matrix held at a time: 4 MB
+WEIGHT_TOL = 1e-6  # weights written in float32 sum to 1 within about 6e-8 each
 
 
 class Gaussian(ClosedForm):
-    """x_0 ~ N(mean, cov), so q(x_t) = N(sqrt(alpha_bar_t) mean, alpha_bar_t cov + (1 - alpha_bar_t) I) (Ho20 eq. 4).
+    """x_0 ~ N(mean, cov), so q(x_t) = N(sqrt(alpha_bar_t) mean, alpha_bar_t cov + (1 - alpha_bar_t)
+    I) (Ho20 eq. 4).
 
-    mean (D,); cov a number (times I), (D,) a diagonal, or (D, D), symmetric and positive semidefinite: it may be
-    singular. s: the Schedule. Raises InputError for another mean or cov.
+    mean (D,); cov a number (times I), (D,) a diagonal, or (D, D), symmetric and positive
+    semidefinite: it may be singular. s: the Schedule. Raises InputError for another mean or cov.
     """
 
     def __init__(self, mean, cov, s):
@@ -30,7 +32,8 @@ class Gaussian(ClosedForm):
         if self.mean.ndim != 1:
             raise InputError(f"mean must have shape (D,), got {self.mean.shape}")
         super().__init__(self.mean.shape, s)
-        # Every covariance along the way has the same axes: turned onto them, each coordinate is on its own.
+        # Every covariance along the way has the same axes: turned onto them, each coordinate is on
+        # its own.
         self.spectrum, self.axes = _eigen(cov, self.D)
 
     def marginal(self, t):
@@ -46,7 +49,9 @@ class Gaussian(ClosedForm):
     def _positive(self, t):
         variances = self._variances(t)
         if variances.min() <= 0:
-            raise InputError(f"at t = {t} the covariance is singular: there is no density and no score")
+            raise InputError(
+                f"at t = {t} the covariance is singular: there is no density and no score"
+            )
         return variances
 
     def _log_density(self, x, t):
@@ -60,7 +65,9 @@ class Gaussian(ClosedForm):
         return -(u @ self.axes / self._positive(t)) @ self.axes.T
 
     def _x0_hat(self, x, t):
-        """mean + sqrt(alpha_bar_t) cov cov_t^-1 (x_t - sqrt(alpha_bar_t) mean), the regression of x_0 on x_t."""
+        """mean + sqrt(alpha_bar_t) cov cov_t^-1 (x_t - sqrt(alpha_bar_t) mean), the regression of
+        x_0 on x_t.
+        """
         root = self._at(t)[1]
         gain = root * self.spectrum / self._positive(t)
         return self.mean + gain * ((x - root * self.mean) @ self.axes) @ self.axes.T
@@ -70,17 +77,20 @@ class Gaussian(ClosedForm):
 
 
 class GaussianMixture(ClosedForm):
-    """x_0 ~ sum_k weights_k N(means_k, covs_k): at every t again a mixture, of the components' q(x_t).
+    """x_0 ~ sum_k weights_k N(means_k, covs_k): at every t again a mixture, of the components'
+    q(x_t).
 
-    weights (K,), not negative, of sum 1; means (K, D); covs: K covariances, each as Gaussian takes it. s: the
-    Schedule. Raises InputError for anything else.
+    weights (K,), not negative, of sum 1; means (K, D); covs: K covariances, each as Gaussian takes
+    it. s: the Schedule. Raises InputError for anything else.
     """
 
     def __init__(self, weights, means, covs, s):
         weights, means = numbers("weights", weights), numbers("means", means)
         covs = list(covs) if np.iterable(covs) else []
         if weights.ndim != 1 or means.ndim != 2 or not len(weights) == len(means) == len(covs):
-            raise InputError("a mixture of K components needs weights (K,), means (K, D) and K covariances")
+            raise InputError(
+                "a mixture of K components needs weights (K,), means (K, D) and K covariances"
+            )
         if weights.min() < 0 or abs(weights.sum() - 1) > WEIGHT_TOL:
             raise InputError(f"weights must not be negative and must sum to 1, got {weights}")
         super().__init__(means.shape[1:], s)
@@ -88,10 +98,14 @@ class GaussianMixture(ClosedForm):
         self.parts = [Gaussian(mean, cov, s) for mean, cov in zip(means, covs)]
 
     def _weigh(self, x, t):
-        """log q(x_t), (B,), and the responsibilities r_k = q(k | x_t) = weights_k q_k(x_t) / q(x_t), (K, B)."""
-        with np.errstate(divide="ignore"):      # a weight of 0 has the logarithm -inf, and its component no say
+        """log q(x_t), (B,), and the responsibilities r_k = q(k | x_t) = weights_k q_k(x_t) /
+        q(x_t), (K, B).
+        """
+        # a weight of 0 has the logarithm -inf, and its component no say
+        with np.errstate(divide="ignore"):
             logs = np.log(self.weights)[:, None] + self._ask("_log_density", x, t)
-        top = logs.max(axis=0)                  # taken out, so that the largest exponential is 1, however far x is
+        # taken out, so that the largest exponential is 1, however far x is
+        top = logs.max(axis=0)
         shares = np.exp(logs - top)
         total = shares.sum(axis=0)
         return top + np.log(total), shares / total
@@ -109,9 +123,10 @@ class GaussianMixture(ClosedForm):
         return _average(self._weigh(x, t)[1], self._ask("_x0_hat", x, t))
 
     def _hessian(self, x, t, u):
-        # score = sum_k r_k score_k, and log r_k = log q_k - log q + ..., so grad r_k = r_k (score_k - score), and
-        #   H = sum_k r_k (H_k + score_k (score_k - score)^T) = sum_k r_k (H_k + away_k away_k^T),
-        # away_k = score_k - score, whose mean over r_k is 0: a covariance of scores, and no large terms cancel.
+        # score = sum_k r_k score_k, and log r_k = log q_k - log q + ..., so grad r_k = r_k (score_k
+        # - score), and H = sum_k r_k (H_k + score_k (score_k - score)^T) = sum_k r_k (H_k + away_k
+        # away_k^T), away_k = score_k - score, whose mean over r_k is 0: a covariance of scores, and
+        # no large terms cancel.
         shares, scores = self._weigh(x, t)[1], self._ask("_score", x, t)
         away = scores - _average(shares, scores)
         along = np.sum(away * u, axis=2, keepdims=True)
@@ -128,10 +143,12 @@ class GaussianMixture(ClosedForm):
 
 
 class PointSet(ClosedForm):
-    """x_0 is one of N points, each as likely: the data set itself (Karras22 appendix B.3), and its optimal denoiser.
+    """x_0 is one of N points, each as likely: the data set itself (Karras22 appendix B.3), and its
+    optimal denoiser.
 
-    points (N, ...), a point listed twice counting twice; s: the Schedule. A sampler given this denoiser can only
-    return the points: a network that reached its training optimum would do no better. Raises InputError.
+    points (N, ...), a point listed twice counting twice; s: the Schedule. A sampler given this
+    denoiser can only return the points: a network that reached its training optimum would do no
+    better. Raises InputError.
     """
 
     def __init__(self, points, s):
@@ -146,10 +163,11 @@ class PointSet(ClosedForm):
         self.half_squares = 0.5 * np.sum(self.offsets**2, axis=1)
 
     def _weigh(self, x, t):
-        """Yield (rows of x, log sum of exp(logits), r): r_i = q(x_i | x_t), (rows, N), for some rows at a time.
+        """Yield (rows of x, log sum of exp(logits), r): r_i = q(x_i | x_t), (rows, N), for some
+        rows at a time.
 
-        r = softmax(-|x_t - sqrt(alpha_bar_t) x_i|^2 / (2 (1 - alpha_bar_t))). The term |x_t|^2 is the same for
-        all i and would only drown the rest, so the logits leave it out.
+        r = softmax(-|x_t - sqrt(alpha_bar_t) x_i|^2 / (2 (1 - alpha_bar_t))). The term |x_t|^2 is
+        the same for all i and would only drown the rest, so the logits leave it out.
         """
         alpha_bar, root, rest = self._at(t)
         if rest == 0:
@@ -170,7 +188,12 @@ class PointSet(ClosedForm):
         for rows, log_sum, _ in self._weigh(x, t):
             logs[rows] = log_sum
         square = np.sum((x - root * self.centre) ** 2, axis=1)
-        return logs - square / (2 * rest) - self.D / 2 * math.log(2 * math.pi * rest) - math.log(len(self.offsets))
+        return (
+            logs
+            - square / (2 * rest)
+            - self.D / 2 * math.log(2 * math.pi * rest)
+            - math.log(len(self.offsets))
+        )
 
     def _x0_hat(self, x, t):
         """sum_i r_i x_i."""
@@ -184,9 +207,10 @@ class PointSet(ClosedForm):
         return (root * self._x0_hat(x, t) - x) / rest
 
     def _hessian(self, x, t, u):
-        # score = (sqrt(ab) x0_hat - x) / (1 - ab), ab = alpha_bar_t, and, as for a mixture, d x0_hat / dx is
-        # sqrt(ab) / (1 - ab) Cov[x_0 | x_t]; so H = (ab / (1 - ab) Cov - I) / (1 - ab). With the deviations from the
-        # mean on one side, Cov u = sum_i r_i x_i (x_i - x0_hat)^T u, and offsets serve for the x_i on the other.
+        # score = (sqrt(ab) x0_hat - x) / (1 - ab), ab = alpha_bar_t, and, as for a mixture, d
+        # x0_hat / dx is sqrt(ab) / (1 - ab) Cov[x_0 | x_t]; so H = (ab / (1 - ab) Cov - I) / (1 -
+        # ab). With the deviations from the mean on one side, Cov u = sum_i r_i x_i (x_i - x0_hat)^T
+        # u, and offsets serve for the x_i on the other.
         alpha_bar, _, rest = self._at(t)
         product = np.empty_like(x)
         for rows, _, shares in self._weigh(x, t):
@@ -215,12 +239,15 @@ def _eigen(cov, D):
     if matrix.ndim < 2:
         spectrum, axes, tol = np.broadcast_to(matrix, (D,)), np.eye(D), 0.0
     else:
-        # What rounding leaves of an asymmetry, or of an eigenvalue that should be 0, in the precision of the user.
+        # What rounding leaves of an asymmetry, or of an eigenvalue that should be 0, in the
+        # precision of the user.
         given = np.asarray(cov).dtype
         tol = D * np.finfo(given if given.kind == "f" else np.float64).eps * np.abs(matrix).max()
         if np.abs(matrix - matrix.T).max() > tol:
             raise InputError("cov must be symmetric")
         spectrum, axes = np.linalg.eigh((matrix + matrix.T) / 2)
     if spectrum.min() < -tol:
-        raise InputError(f"cov must be positive semidefinite, its smallest eigenvalue is {spectrum.min():.6g}")
+        raise InputError(
+            f"cov must be positive semidefinite, its smallest eigenvalue is {spectrum.min():.6g}"
+        )
     return np.where(spectrum > tol, spectrum, 0.0), axes

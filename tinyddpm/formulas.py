@@ -1,11 +1,13 @@
 """The fused formulas, written once: arithmetic only, for arrays and scalars, on every backend.
 
-Random bits are Philox4x32-10 (Salmon, Moraes, Dror & Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3",
-section 3.2): a counter of four 32-bit words, enciphered under a key of two. Normals are Box & Muller's (1958).
+Random bits are Philox4x32-10 (Salmon, Moraes, Dror & Shaw 2011, "Parallel random numbers: as easy
+as 1, 2, 3", section 3.2): a counter of four 32-bit words, enciphered under a key of two. Normals
+are Box & Muller's (1958).
 
-Integers are uint64 values below 2**32, so that a 32 x 32 bit product needs no wider type; constants carry
-their type, because a bare literal would promote uint64 to float64 and float32 to float64 in a compiled kernel.
-What differs from one compiler to the next (the decorator, casts, the mathematical functions) is handed in.
+Integers are uint64 values below 2**32, so that a 32 x 32 bit product needs no wider type; constants
+carry their type, because a bare literal would promote uint64 to float64 and float32 to float64 in a
+compiled kernel. What differs from one compiler to the next (the decorator, casts, the mathematical
+functions) is handed in.
 """
 
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 
 MULTIPLIER_0, MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-WEYL_0, WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)       # golden ratio, sqrt(3) - 1
+WEYL_0, WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)  # golden ratio, sqrt(3) - 1
 MASK, SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
 BITS_9, BITS_8 = np.uint64(9), np.uint64(8)
 HALF, ONE, MINUS_TWO = np.float32(0.5), np.float32(1.0), np.float32(-2.0)
@@ -29,13 +31,16 @@ def product(a, b):
 def make(jit, f32, log, sqrt, cospi, sinpi, minimum, maximum, multiply=product):
     """Build the formulas for one backend.
 
-    `jit` decorates each function (the identity for arrays); `f32` casts to float32; `log`, `sqrt`, `cospi`,
-    `sinpi`, `minimum`, `maximum` act on float32 values, cospi and sinpi on a multiple of pi; `multiply` is
-    `product`, or an undecorated function that does the same where a compiler does better with another text.
-    Returns a namespace of functions: philox, box_muller, normals; noised, reverse, adamw, average.
+    `jit` decorates each function (the identity for arrays); `f32` casts to float32; `log`, `sqrt`,
+    `cospi`, `sinpi`, `minimum`, `maximum` act on float32 values, cospi and sinpi on a multiple of
+    pi; `multiply` is `product`, or an undecorated function that does the same where a compiler does
+    better with another text. Returns a namespace of functions: philox, box_muller, normals; noised,
+    reverse, adamw, average.
     """
-    return SimpleNamespace(**_random(jit, f32, log, sqrt, cospi, sinpi, jit(multiply)),
-                           **_steps(jit, sqrt, minimum, maximum))
+    return SimpleNamespace(
+        **_random(jit, f32, log, sqrt, cospi, sinpi, jit(multiply)),
+        **_steps(jit, sqrt, minimum, maximum),
+    )
 
 
 def make_norm(jit, exp, reciprocal):
@@ -62,8 +67,12 @@ def make_norm(jit, exp, reciprocal):
         s = reciprocal(ONE + exp(-x))
         return s * (ONE + x * (ONE - s))
 
-    return SimpleNamespace(normalised=normalised, normalised_backward=normalised_backward, silu=silu,
-                           silu_slope=silu_slope)
+    return SimpleNamespace(
+        normalised=normalised,
+        normalised_backward=normalised_backward,
+        silu=silu,
+        silu_slope=silu_slope,
+    )
 
 
 def _random(jit, f32, log, sqrt, cospi, sinpi, multiply):
@@ -71,7 +80,9 @@ def _random(jit, f32, log, sqrt, cospi, sinpi, multiply):
 
     @jit
     def philox(c0, c1, c2, c3, k0, k1):
-        """Philox4x32-10 (Salmon11 section 3.2): four counter words and two key words -> four random words."""
+        """Philox4x32-10 (Salmon11 section 3.2): four counter words and two key words -> four random
+        words.
+        """
         for _ in range(10):
             high0, low0 = multiply(MULTIPLIER_0, c0)
             high1, low1 = multiply(MULTIPLIER_1, c2)
@@ -82,13 +93,14 @@ def _random(jit, f32, log, sqrt, cospi, sinpi, multiply):
 
     @jit
     def box_muller(u, w):
-        """Two random words -> two independent N(0, 1) values (Box58): sqrt(-2 log U) (cos, sin)(2 pi W).
+        """Two random words -> two independent N(0, 1) values (Box58): sqrt(-2 log U) (cos, sin)(2
+        pi W).
 
-        U = (u' + 1/2) / 2**23 keeps 23 bits, so it is exact in float32 and never 0 or 1: the largest
-        magnitude is sqrt(2 log 2**24) = 5.77, beyond which N(0, 1) has probability 8e-9.
+        U = (u' + 1/2) / 2**23 keeps 23 bits, so it is exact in float32 and never 0 or 1: the
+        largest magnitude is sqrt(2 log 2**24) = 5.77, beyond which N(0, 1) has probability 8e-9.
         """
         radius = sqrt(MINUS_TWO * log((f32(u >> BITS_9) + HALF) * ULP_23))
-        angle = f32(w >> BITS_8) * ULP_23         # 24 bits of an angle in [0, 2), in units of pi
+        angle = f32(w >> BITS_8) * ULP_23  # 24 bits of an angle in [0, 2), in units of pi
         return radius * cospi(angle), radius * sinpi(angle)
 
     @jit
@@ -112,9 +124,11 @@ def _steps(jit, sqrt, minimum, maximum):
 
     @jit
     def reverse(xt, output, z, a_xt, a_output, bound, c_x0, c_xt, sigma):
-        """Every reverse step: x_s = c_x0 x0_hat + c_xt x_t + sigma z (Ho20 eq. 6-7, Song21a eq. 12).
+        """Every reverse step: x_s = c_x0 x0_hat + c_xt x_t + sigma z (Ho20 eq. 6-7, Song21a eq.
+        12).
 
-        x0_hat = a_xt x_t + a_output output (Ho20 eq. 15, or Salimans22's for v), clipped to [-bound, bound].
+        x0_hat = a_xt x_t + a_output output (Ho20 eq. 15, or Salimans22's for v), clipped to
+        [-bound, bound].
         """
         x0_hat = maximum(minimum(a_xt * xt + a_output * output, bound), -bound)
         return c_x0 * x0_hat + c_xt * xt + sigma * z
@@ -123,8 +137,8 @@ def _steps(jit, sqrt, minimum, maximum):
     def adamw(theta, g, m, v, keep, rate, gain_m, gain_v, correct_v, tol):
         """One element of AdamW (Loshchilov19 Algorithm 2) -> new theta, m, v.
 
-        gain = 1 - decay of each moment; correct_v = 1 / sqrt(1 - decay_v^step); rate = lr / (1 - decay_m^step);
-        keep = 1 - lr weight_decay.
+        gain = 1 - decay of each moment; correct_v = 1 / sqrt(1 - decay_v^step); rate = lr / (1 -
+        decay_m^step); keep = 1 - lr weight_decay.
         """
         m = m + gain_m * (g - m)
         v = v + gain_v * (g * g - v)
@@ -140,8 +154,9 @@ def _steps(jit, sqrt, minimum, maximum):
 
 def over_arrays(xp):
     """The formulas over arrays of the module xp, NumPy's or CuPy's."""
-    # The angle is taken in float64 and rounded once, as the devices' own cospi and sinpi do in effect: a float32
-    # product pi * angle would already be off by many units in the last place near a zero of the cosine.
+    # The angle is taken in float64 and rounded once, as the devices' own cospi and sinpi do in
+    # effect: a float32 product pi * angle would already be off by many units in the last place near
+    # a zero of the cosine.
     return make(
         jit=lambda f: f,
         f32=lambda u: u.astype(np.float32),

@@ -4,16 +4,20 @@ from dataclasses import dataclass
 
 
 def guide(conditional, unconditional, weight):
-    """Ho22 eq. 6: (1 + w) eps(x_t | c) - w eps(x_t); w = 0 is the conditional, w = -1 the unconditional.
+    """Ho22 eq. 6: (1 + w) eps(x_t | c) - w eps(x_t); w = 0 is the conditional, w = -1 the
+    unconditional.
 
-    The weights add up to 1, and x0_hat, v and the score are affine in eps: what holds of one holds of all.
+    The weights add up to 1, and x0_hat, v and the score are affine in eps: what holds of one holds
+    of all.
     """
     return (1 + weight) * conditional - weight * unconditional
 
 
 @dataclass(frozen=True)
 class Guided:
-    """The denoiser that `guide` makes of two denoisers, for example of a mixture's component and the whole mixture."""
+    """The denoiser that `guide` makes of two denoisers, for example of a mixture's component and
+    the whole mixture.
+    """
 
     conditional: object
     unconditional: object

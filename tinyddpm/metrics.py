@@ -1,7 +1,8 @@
-"""Sample quality against held-out data, in pixels: no feature network stands between reader and number.
+"""Sample quality against held-out data, in pixels: no feature network stands between reader and
+number.
 
-Read several together. A memoriser wins the Frechet distance (the copy ratio catches it); ten class means win
-precision and density (recall and coverage catch them).
+Read several together. A memoriser wins the Frechet distance (the copy ratio catches it); ten class
+means win precision and density (recall and coverage catch them).
 
 Heusel17     GANs trained by a two time-scale update rule (Frechet distance)
 LopezPaz17   Revisiting classifier two-sample tests (1-NN accuracy)
@@ -13,9 +14,10 @@ import numpy as np
 
 from .errors import InputError
 
-BLOCK = 256             # rows of a distance matrix computed at a time
-PAIRS = 4096            # pairs subtracted directly at a time
-CANCELLATION = 1e-6     # below this fraction of |a|^2 + |b|^2, the expanded square has lost half its digits
+BLOCK = 256  # rows of a distance matrix computed at a time
+PAIRS = 4096  # pairs subtracted directly at a time
+# below this fraction of |a|^2 + |b|^2, the expanded square has lost half its digits
+CANCELLATION = 1e-6
 
 
 def frechet(a, b):
@@ -23,11 +25,13 @@ def frechet(a, b):
 
     d^2 = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))    (Heusel17 eq. 6), squared as FID reports it
 
-    a (N, ...), b (M, ...) -> float. Raises InputError on unequal shapes, fewer than two images, NaN or inf.
+    a (N, ...), b (M, ...) -> float. Raises InputError on unequal shapes, fewer than two images, NaN
+    or inf.
     """
     a, b = _flatten(a, b, fewest=2)
     cov_a, cov_b = np.atleast_2d(np.cov(a.T)), np.atleast_2d(np.cov(b.T))
-    # S1 S2 has the eigenvalues of the symmetric R S2 R, R = S1^(1/2); rounding may push a zero below zero.
+    # S1 S2 has the eigenvalues of the symmetric R S2 R, R = S1^(1/2); rounding may push a zero
+    # below zero.
     values, vectors = np.linalg.eigh(cov_a)
     root_a = vectors * np.sqrt(values.clip(0)) @ vectors.T
     cross = np.sqrt(np.linalg.eigvalsh(root_a @ cov_b @ root_a).clip(0)).sum()
@@ -41,8 +45,8 @@ def precision_recall(real, fake, k=5):
     f(x, X) = 1 if |x - x'| <= |x' - NN_k(x')| for some x' in X    (Kynkaanniemi19 eq. 1)
     precision = mean f(fake, real), recall = mean f(real, fake)    (eq. 2)
 
-    real (N, ...), fake (M, ...) -> (precision, recall). Raises InputError on unequal shapes, fewer than
-    k + 1 images, NaN or inf.
+    real (N, ...), fake (M, ...) -> (precision, recall). Raises InputError on unequal shapes, fewer
+    than k + 1 images, NaN or inf.
     """
     real, fake = _flatten(real, fake, _checked_k(k) + 1)
     precision, recall = np.zeros(len(fake), bool), np.zeros(len(real), bool)
@@ -59,8 +63,8 @@ def density_coverage(real, fake, k=5):
     density  = 1/(k M) sum_j sum_i 1[ |fake_j - real_i| <= NND_k(real_i) ]    (Naeem20 eq. 3)
     coverage = 1/N sum_i 1[ some j has |fake_j - real_i| <= NND_k(real_i) ]    (eq. 4)
 
-    real (N, ...), fake (M, ...) -> (density, coverage); density may pass 1. Raises InputError on unequal
-    shapes, fewer than k + 1 images, NaN or inf.
+    real (N, ...), fake (M, ...) -> (density, coverage); density may pass 1. Raises InputError on
+    unequal shapes, fewer than k + 1 images, NaN or inf.
     """
     real, fake = _flatten(real, fake, _checked_k(k) + 1)
     radius = _radius(real, k)
@@ -71,41 +75,48 @@ def density_coverage(real, fake, k=5):
 
 
 def one_nn_accuracy(a, b):
-    """Leave-one-out accuracy of a 1-NN classifier that tells the two sets apart: 0.5 is indistinguishable.
+    """Leave-one-out accuracy of a 1-NN classifier that tells the two sets apart: 0.5 is
+    indistinguishable.
 
     mean over x in a and b of 1[ label(nearest other point) = label(x) ]    (LopezPaz17 eq. 2, 1-NN)
 
-    An equidistant pair counts as half, so a copy of a point, at distance 0, favours neither set by its order.
-    a (N, ...), b (M, ...) -> float. Raises InputError on unequal shapes, fewer than two images, NaN or inf.
+    An equidistant pair counts as half, so a copy of a point, at distance 0, favours neither set by
+    its order. a (N, ...), b (M, ...) -> float. Raises InputError on unequal shapes, fewer than two
+    images, NaN or inf.
     """
     a, b = _flatten(a, b, fewest=2)
     score = 0.0
     for own, other in ((a, b), (b, a)):
-        gap = _nearest(own, other) - _radius(own, 1)    # > 0: the nearest other point is of the own set
+        # > 0: the nearest other point is of the own set
+        gap = _nearest(own, other) - _radius(own, 1)
         score += np.sum(gap > 0) + 0.5 * np.sum(gap == 0)
     return float(score / (len(a) + len(b)))
 
 
 def copy_ratio(samples, fit, held):
-    """Are samples nearer to the images that were fitted than to images of the same kind that were not?
+    """Are samples nearer to the images that were fitted than to images of the same kind that were
+    not?
 
     median |sample - NN(sample in fit)| / median |sample - NN(sample in held)|
 
-    About 1 for an honest model when the halves are alike, near 0 for copies. 0/0 counts as 1, c/0 as inf.
-    samples (N, ...), fit, held (M, ...) -> float. Raises InputError on unequal shapes, no images, NaN or inf.
+    About 1 for an honest model when the halves are alike, near 0 for copies. 0/0 counts as 1, c/0
+    as inf. samples (N, ...), fit, held (M, ...) -> float. Raises InputError on unequal shapes, no
+    images, NaN or inf.
     """
-    to_fit, to_held = (np.median(np.sqrt(_nearest(*_flatten(samples, half, fewest=1))))
-                       for half in (fit, held))
+    to_fit, to_held = (
+        np.median(np.sqrt(_nearest(*_flatten(samples, half, fewest=1)))) for half in (fit, held)
+    )
     if to_held == 0:
         return 1.0 if to_fit == 0 else float("inf")
     return float(to_fit / to_held)
 
 
 def label_agreement(samples, asked, real, labels):
-    """How often the nearest real image has the label that the sample was asked for: mean 1[ label(NN(x)) = asked ].
+    """How often the nearest real image has the label that the sample was asked for: mean 1[
+    label(NN(x)) = asked ].
 
-    The classifier (1-NN on pixels) is independent of the network. samples (N, ...), asked (N,); real (M, ...), labels
-    (M,) -> float. Raises InputError as the other measures do.
+    The classifier (1-NN on pixels) is independent of the network. samples (N, ...), asked (N,);
+    real (M, ...), labels (M,) -> float. Raises InputError as the other measures do.
     """
     samples, real = _flatten(samples, real, fewest=1)
     nearest = np.concatenate([squared.argmin(1) for _, squared in _distance_blocks(samples, real)])
@@ -119,9 +130,15 @@ def evaluate(samples, fit, held):
     """
     precision, recall = precision_recall(held, samples)
     density, coverage = density_coverage(held, samples)
-    return {"frechet": frechet(held, samples), "precision": precision, "recall": recall, "density": density,
-            "coverage": coverage, "one_nn": one_nn_accuracy(held, samples),
-            "copy_ratio": copy_ratio(samples, fit, held)}
+    return {
+        "frechet": frechet(held, samples),
+        "precision": precision,
+        "recall": recall,
+        "density": density,
+        "coverage": coverage,
+        "one_nn": one_nn_accuracy(held, samples),
+        "copy_ratio": copy_ratio(samples, fit, held),
+    }
 
 
 def _flatten(a, b, fewest):
@@ -132,12 +149,16 @@ def _flatten(a, b, fewest):
         if images.ndim < 2:
             raise InputError(f"metrics need images of shape (N, ...), got {images.shape}")
         if len(images) < fewest:
-            raise InputError(f"metrics need at least {fewest} images in each set, got {len(images)}")
+            raise InputError(
+                f"metrics need at least {fewest} images in each set, got {len(images)}"
+            )
         if not np.isfinite(images).all():
             raise InputError("metrics need finite images, got NaN or inf")
         sets.append(images)
     if sets[0].shape[1:] != sets[1].shape[1:]:
-        raise InputError(f"metrics need images of one shape, got {sets[0].shape[1:]} and {sets[1].shape[1:]}")
+        raise InputError(
+            f"metrics need images of one shape, got {sets[0].shape[1:]} and {sets[1].shape[1:]}"
+        )
     return [images.reshape(len(images), -1) for images in sets]
 
 
@@ -148,16 +169,19 @@ def _checked_k(k):
 
 
 def _distance_blocks(a, b):
-    """Yield (slice of a's rows, squared distances (rows, M)), a block of rows at a time, to hold memory."""
+    """Yield (slice of a's rows, squared distances (rows, M)), a block of rows at a time, to hold
+    memory.
+    """
     norm_b = np.sum(b * b, axis=1)
     for start in range(0, len(a), BLOCK):
         rows = slice(start, start + BLOCK)
         scale = np.sum(a[rows] ** 2, axis=1)[:, None] + norm_b
         squared = scale - 2 * (a[rows] @ b.T)
-        # Near-equal images cancel: subtract those few directly, so that a copy is at distance exactly 0.
+        # Near-equal images cancel: subtract those few directly, so that a copy is at distance
+        # exactly 0.
         close = np.nonzero(squared <= CANCELLATION * scale)
         for first in range(0, len(close[0]), PAIRS):
-            i, j = (index[first:first + PAIRS] for index in close)
+            i, j = (index[first : first + PAIRS] for index in close)
             squared[i, j] = np.sum((a[rows][i] - b[j]) ** 2, axis=1)
         yield rows, squared
 
@@ -170,4 +194,6 @@ def _nearest(a, b):
 def _radius(a, k):
     """Squared distance from each point to its k-th nearest other point of the same set, (N,)."""
     # A point is its own nearest, at distance exactly 0, so the k-th other one stands at index k.
-    return np.concatenate([np.partition(squared, k, axis=1)[:, k] for _, squared in _distance_blocks(a, a)])
+    return np.concatenate(
+        [np.partition(squared, k, axis=1)[:, k] for _, squared in _distance_blocks(a, a)]
+    )

@@ -20,7 +20,7 @@ from .runs import threads as machine
 from .schedule import Schedule
 
 NETS = {"unet": UNet, "mlp": MLP}
-CHUNK = 128                 # images that go through a sampler together
+CHUNK = 128  # images that go through a sampler together
 
 
 def net_to_meta(net):
@@ -31,23 +31,28 @@ def net_to_meta(net):
 def net_from_meta(meta):
     """The net that `net_to_meta` described. Raises InputError for settings that no net has."""
     try:
-        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in meta.items() if k != "kind"}
+        settings = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in meta.items() if k != "kind"
+        }
         return NETS[meta["kind"]](**settings)
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"the checkpoint's network is not one this program knows: {error}") from None
+        raise InputError(
+            f"the checkpoint's network is not one this program knows: {error}"
+        ) from None
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A net with its parameters, theta (P,), and its schedule: model(xt, t) -> eps_hat is a denoiser.
+    """A net with its parameters, theta (P,), and its schedule: model(xt, t) -> eps_hat is a
+    denoiser.
 
-    shape: one sample's, (H, W, C) or (D,); target: what the net was trained to say, "eps", "x0" or "v"; meta:
-    the run's settings, as the checkpoint holds them; label: (B,) or (1,) ints below net.classes, or None, and
-    guidance, the weight of Ho22 eq. 6: set both by `conditioned`.
+    shape: one sample's, (H, W, C) or (D,); target: what the net was trained to say, "eps", "x0" or
+    "v"; meta: the run's settings, as the checkpoint holds them; label: (B,) or (1,) ints below
+    net.classes, or None, and guidance, the weight of Ho22 eq. 6: set both by `conditioned`.
     """
 
     net: object
-    theta: np.ndarray           # or the backend's own array
+    theta: np.ndarray  # or the backend's own array
     schedule: Schedule
     shape: tuple
     target: str = "eps"
@@ -63,7 +68,9 @@ class Model:
 
     @property
     def learns_variance(self):
-        """Whether the net's output is twice as wide as its input: a prediction, and Nichol21's variance beside it."""
+        """Whether the net's output is twice as wide as its input: a prediction, and Nichol21's
+        variance beside it.
+        """
         return self.net.out == 2 * self.shape[-1]
 
     @property
@@ -72,7 +79,8 @@ class Model:
         return tuple(self.meta.get("classes", range(self.net.classes)))
 
     def conditioned(self, label, guidance=0.0):
-        """This model asked for classes: label, one of `classes` or (B,) of them; guidance: Ho22 eq. 6's weight.
+        """This model asked for classes: label, one of `classes` or (B,) of them; guidance: Ho22 eq.
+        6's weight.
 
         Raises InputError for a label that the model does not know.
         """
@@ -81,24 +89,32 @@ class Model:
         if not known:
             raise InputError("this model knows no classes: it was trained without labels")
         if not set(label.tolist()) <= set(known):
-            raise InputError(f"this model knows the classes {', '.join(map(str, known))}; it was asked for "
-                             f"{', '.join(str(name) for name in sorted(set(label.tolist()) - set(known)))}")
+            raise InputError(
+                f"this model knows the classes {', '.join(map(str, known))}; it was asked for "
+                f"{', '.join(str(name) for name in sorted(set(label.tolist()) - set(known)))}"
+            )
         if not math.isfinite(guidance):
             raise InputError(f"guidance must be a finite number, got {guidance}")
         label = self.ops.asarray(np.array([known[name] for name in label.tolist()]))
         return replace(self, label=label, guidance=guidance)
 
     def output(self, xt, t):
-        """What the net says of xt (B, ...) at t, an int or (B,) ints, guided: its target, in the dtype of xt."""
+        """What the net says of xt (B, ...) at t, an int or (B,) ints, guided: its target, in the
+        dtype of xt.
+        """
         return self.outputs(xt, t)[0]
 
     def outputs(self, xt, t):
-        """(`output`, mix): mix is Nichol21 eq. 15's v, for a net that learns the variance, else None."""
+        """(`output`, mix): mix is Nichol21 eq. 15's v, for a net that learns the variance, else
+        None.
+        """
         t = t if getattr(t, "ndim", 0) else int(t)
         x = xt.astype(self.theta.dtype, copy=False)
 
         def forward(label):
-            return self.net.forward(self.ops, self.p, x, t, Forget(), label=label).astype(xt.dtype, copy=False)
+            return self.net.forward(self.ops, self.p, x, t, Forget(), label=label).astype(
+                xt.dtype, copy=False
+            )
 
         said, mix = split_output(forward(self.label), self.learns_variance)
         if self.guidance:
@@ -114,7 +130,9 @@ class Model:
         return TO_X0[self.target](self.schedule, xt, t, self.output(xt, t))
 
     def x0_and_mix(self, xt, t):
-        """(x0_hat, mix) from one evaluation. Raises InputError where the net does not learn the variance."""
+        """(x0_hat, mix) from one evaluation. Raises InputError where the net does not learn the
+        variance.
+        """
         if not self.learns_variance:
             raise InputError("this model did not learn the variance: choose beta or beta_tilde")
         said, mix = self.outputs(xt, t)
@@ -126,10 +144,12 @@ class Model:
         xp, x, count = self.ops.xp, xt.astype(self.theta.dtype, copy=False), len(xt)
         g = params.views(self.net.spec(), xp.zeros_like(self.theta))
         eps_hat, product = a_xt * xt, a_xt * u
-        sides = [(self.label, 1 + self.guidance), (None, -self.guidance)]           # Ho22 eq. 6
+        sides = [(self.label, 1 + self.guidance), (None, -self.guidance)]  # Ho22 eq. 6
         for label, weight in sides if self.guidance else sides[:1]:
             tape = []
-            label = xp.full((count,), -1) if label is None else xp.broadcast_to(label, (count,)).copy()
+            label = (
+                xp.full((count,), -1) if label is None else xp.broadcast_to(label, (count,)).copy()
+            )
             times = xp.full((count,), t)
             y = self.net.forward(self.ops, self.p, x, times, tape, label=label)
             said, mix = split_output(y, self.learns_variance)
@@ -144,15 +164,25 @@ class Model:
         return self.ops.normal(shape, seed, purpose, step, first_sample)
 
     def reverse(self, xt, t, coefficients, clip, seed, first_sample):
-        """One whole step of a sampler on this model's backend: the net's output, then `formulas.reverse`, z drawn."""
+        """One whole step of a sampler on this model's backend: the net's output, then
+        `formulas.reverse`, z drawn.
+        """
         weights = x0_weights(self.schedule, t, self.target)
         bound = math.inf if clip is None else clip
-        return self.ops.reverse_drawn(xt, self.output(xt, t), (*weights, bound, *coefficients), seed, noise.REVERSE, t,
-                                      first_sample)
+        return self.ops.reverse_drawn(
+            xt,
+            self.output(xt, t),
+            (*weights, bound, *coefficients),
+            seed,
+            noise.REVERSE,
+            t,
+            first_sample,
+        )
 
 
 def load(run, backend="numpy"):
-    """The model of a run folder or checkpoint file, with its averaged (EMA) parameters, on a backend.
+    """The model of a run folder or checkpoint file, with its averaged (EMA) parameters, on a
+    backend.
 
     Raises InputError for a file that is no checkpoint or a backend that is not there.
     """
@@ -164,15 +194,23 @@ def from_checkpoint(arrays, meta, ops=None):
     """The model in a loaded checkpoint. Raises InputError where its parts do not fit each other."""
     ops = ops or Ops()
     try:
-        net, target, shape = net_from_meta(meta["net"]), meta["recipe"]["target"], tuple(meta["shape"])
+        net, target, shape = (
+            net_from_meta(meta["net"]),
+            meta["recipe"]["target"],
+            tuple(meta["shape"]),
+        )
         ema, schedule = arrays["ema"], Schedule(arrays["beta"])
     except (KeyError, TypeError) as error:
         raise InputError(f"the checkpoint lacks a part: {error}") from None
     classes = meta.get("classes", [])
-    if not (isinstance(classes, list) and len(classes) == net.classes and all(isinstance(k, int) for k in classes)):
+    if not (
+        isinstance(classes, list)
+        and len(classes) == net.classes
+        and all(isinstance(k, int) for k in classes)
+    ):
         raise InputError("the checkpoint's classes do not fit its network")
-    # No setting of a net exceeds its number of parameters; one that does could make its spec endless. A list, because
-    # what a foreign file calls its target need not be hashable.
+    # No setting of a net exceeds its number of parameters; one that does could make its spec
+    # endless. A list, because what a foreign file calls its target need not be hashable.
     if target not in list(TARGETS) or max(_numbers(asdict(net))) > ema.size:
         raise InputError("the checkpoint's parameters do not fit its network")
     size = params.size(net.spec())
@@ -182,21 +220,43 @@ def from_checkpoint(arrays, meta, ops=None):
 
 
 def _numbers(settings):
-    return [n for v in settings.values() for n in (v if isinstance(v, tuple) else [v]) if isinstance(n, int)]
+    return [
+        n
+        for v in settings.values()
+        for n in (v if isinstance(v, tuple) else [v])
+        if isinstance(n, int)
+    ]
 
 
-def sample(model, n=64, seed=0, sampler="ddim", steps=None, eta=0.0, variance="beta_tilde", clip=1.0, trajectory=0, *,
-           spacing=None, label=None, guidance=0.0):
-    """n samples of a model, float32 (n, *shape), near [-1, 1]; sample i depends on (seed, i) alone, up to rounding.
+def sample(
+    model,
+    n=64,
+    seed=0,
+    sampler="ddim",
+    steps=None,
+    eta=0.0,
+    variance="beta_tilde",
+    clip=1.0,
+    trajectory=0,
+    *,
+    spacing=None,
+    label=None,
+    guidance=0.0,
+):
+    """n samples of a model, float32 (n, *shape), near [-1, 1]; sample i depends on (seed, i) alone,
+    up to rounding.
 
-    sampler: a name in `solvers.SAMPLERS`; steps: of its walk, by default 50, or T for the ancestral kind; spacing:
-    where in 1..T they lie, None for the sampler's own way; eta: ddim's; variance: the ancestral kind's; clip: bound
-    on |x0_hat|, or None; label: the class to ask for, or several that the samples take in turn; guidance: Ho22 eq.
-    6's weight. With trajectory = k also returns k frames of x_t from noise to data, (k, n, *shape). Raises InputError
-    for settings that make no sense.
+    sampler: a name in `solvers.SAMPLERS`; steps: of its walk, by default 50, or T for the ancestral
+    kind; spacing: where in 1..T they lie, None for the sampler's own way; eta: ddim's; variance:
+    the ancestral kind's; clip: bound on |x0_hat|, or None; label: the class to ask for, or several
+    that the samples take in turn; guidance: Ho22 eq. 6's weight. With trajectory = k also returns k
+    frames of x_t from noise to data, (k, n, *shape). Raises InputError for settings that make no
+    sense.
     """
     if n < 1 or trajectory < 0 or trajectory == 1:
-        raise InputError(f"n must be at least 1 and trajectory 0 or at least 2, got n = {n}, trajectory = {trajectory}")
+        raise InputError(
+            f"n must be at least 1 and trajectory 0 or at least 2, got n = {n}, trajectory = {trajectory}"
+        )
     if label is None and guidance:
         raise InputError("guidance needs a class to guide to")
     s, ops = model.schedule, model.ops
@@ -208,7 +268,7 @@ def sample(model, n=64, seed=0, sampler="ddim", steps=None, eta=0.0, variance="b
     def one_chunk(first):
         denoise, count = model, min(size, n - first)
         if labels is not None:
-            denoise = model.conditioned(labels[first:first + count], guidance)
+            denoise = model.conditioned(labels[first : first + count], guidance)
         xT = ops.normal((count, *model.shape), seed, noise.PRIOR, 0, first)
         frames, done = ([ops.to_host(xT)] if 0 in kept else []), 0
 
@@ -218,8 +278,20 @@ def sample(model, n=64, seed=0, sampler="ddim", steps=None, eta=0.0, variance="b
             if done in kept:
                 frames.append(ops.to_host(xt))
 
-        x0 = solvers.sample_with(sampler, denoise, s, xT, walked, spacing=spacing, eta=eta, variance=variance,
-                                 clip=clip, seed=seed, first_sample=first, watch=watch)
+        x0 = solvers.sample_with(
+            sampler,
+            denoise,
+            s,
+            xT,
+            walked,
+            spacing=spacing,
+            eta=eta,
+            variance=variance,
+            clip=clip,
+            seed=seed,
+            first_sample=first,
+            watch=watch,
+        )
         return ops.to_host(x0), frames
 
     machine.keep_pages()
@@ -228,4 +300,6 @@ def sample(model, n=64, seed=0, sampler="ddim", steps=None, eta=0.0, variance="b
     images = np.concatenate([x0 for x0, _ in parts])
     if not trajectory:
         return images
-    return images, np.stack([np.concatenate(frames) for frames in zip(*(frames for _, frames in parts))])
+    return images, np.stack(
+        [np.concatenate(frames) for frames in zip(*(frames for _, frames in parts))]
+    )

@@ -1,8 +1,9 @@
-"""Counter-based noise: every random number is a pure function of (seed, purpose, step, sample, element).
+"""Counter-based noise: every random number is a pure function of (seed, purpose, step, sample,
+element).
 
-Nothing here has a state, so a batch may be split, a run stopped and resumed, or a backend changed without
-changing one bit of the noise. The counter of Philox4x32-10 holds (block of elements, sample, step, purpose)
-and its key holds the seed.
+Nothing here has a state, so a batch may be split, a run stopped and resumed, or a backend changed
+without changing one bit of the noise. The counter of Philox4x32-10 holds (block of elements,
+sample, step, purpose) and its key holds the seed.
 """
 
 import math
@@ -18,12 +19,18 @@ LANGEVIN, KNOWN, RENOISE, LABEL, PROBE, DEQUANTISE, BOUND, EXACT = range(8, 16)
 
 
 def words(samples, blocks, seed, purpose, step, first_sample, xp=np):
-    """Philox's counter and key for each (sample, block of four elements): six uint64s, the first two (samples, blocks).
+    """Philox's counter and key for each (sample, block of four elements): six uint64s, the first
+    two (samples, blocks).
 
     Raises InputError where a number does not fit its word.
     """
-    for name, value, bits in (("seed", seed, 64), ("purpose", purpose, 32), ("step", step, 32),
-                              ("first_sample", first_sample, 32), ("the last sample", first_sample + samples - 1, 32)):
+    for name, value, bits in (
+        ("seed", seed, 64),
+        ("purpose", purpose, 32),
+        ("step", step, 32),
+        ("first_sample", first_sample, 32),
+        ("the last sample", first_sample + samples - 1, 32),
+    ):
         if not (isinstance(value, int | np.integer) and (0 <= value < 2**bits or samples == 0)):
             raise InputError(f"{name} must be a whole number in 0..2**{bits} - 1, got {value!r}")
     key = np.uint64(seed)
@@ -48,8 +55,8 @@ def normal(shape, seed=0, purpose=EPS, step=0, first_sample=0, xp=np, formulas=n
     """Independent N(0, 1) values, float32 of the given shape, whose first axis counts samples.
 
     Element e of sample i depends on (seed, purpose, step, first_sample + i, e) alone: Philox4x32-10
-    (Salmon11) and Box-Muller (Box58). xp and formulas: the module whose arrays are drawn, and the formulas over
-    them. Raises InputError where an argument does not fit its counter word.
+    (Salmon11) and Box-Muller (Box58). xp and formulas: the module whose arrays are drawn, and the
+    formulas over them. Raises InputError where an argument does not fit its counter word.
     """
     counter = words(shape[0], _blocks(shape), seed, purpose, step, first_sample, xp)
     return _fill(formulas.normals(*counter), shape, xp)
@@ -67,14 +74,17 @@ def uniform(shape, seed=0, purpose=EPS, step=0, first_sample=0, xp=np, formulas=
 
 
 def integers(shape, high, seed=0, purpose=EPS, step=0, first_sample=0):
-    """Independent integers, uniform on 0..high-1 up to a bias below high / 2**32, keyed like `normal`.
+    """Independent integers, uniform on 0..high-1 up to a bias below high / 2**32, keyed like
+    `normal`.
 
-    A word w becomes floor(w high / 2**32) (Lemire19 without the rejection, so that one counter is one draw).
-    Raises InputError unless 1 <= high <= 2**32.
+    A word w becomes floor(w high / 2**32) (Lemire19 without the rejection, so that one counter is
+    one draw). Raises InputError unless 1 <= high <= 2**32.
     """
     if not 1 <= high <= 2**32:
         raise InputError(f"high must be in 1..2**32, got {high}")
-    return ((bits(shape, seed, purpose, step, first_sample) * np.uint64(high)) >> SHIFT).astype(np.int64)
+    return ((bits(shape, seed, purpose, step, first_sample) * np.uint64(high)) >> SHIFT).astype(
+        np.int64
+    )
 
 
 def permutation(n, seed=0, purpose=ORDER, step=0):

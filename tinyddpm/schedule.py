@@ -1,8 +1,8 @@
 """The noise schedule: beta_1..beta_T, and what follows from it.
 
-Letters as in Ho et al. 2020: alpha = 1 - beta is the factor of one step, alpha_bar the product of them all.
-Tables have T + 1 entries and are indexed by the papers' t: index 0 is clean data, so beta[0] = 0 and
-alpha_bar[0] = 1, and "t - 1" needs no shadow table.
+Letters as in Ho et al. 2020: alpha = 1 - beta is the factor of one step, alpha_bar the product of
+them all. Tables have T + 1 entries and are indexed by the papers' t: index 0 is clean data, so
+beta[0] = 0 and alpha_bar[0] = 1, and "t - 1" needs no shadow table.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,11 @@ from .errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """A variance schedule (Ho20 eq. 2), given by beta alone: (T + 1,) with beta[0] = 0 and 0 < beta[t] <= 1.
+    """A variance schedule (Ho20 eq. 2), given by beta alone: (T + 1,) with beta[0] = 0 and 0 <
+    beta[t] <= 1.
 
-    Everything is float64. beta[T] = 1 means that x_T holds nothing of x_0. Raises InputError for any other beta.
+    Everything is float64. beta[T] = 1 means that x_T holds nothing of x_0. Raises InputError for
+    any other beta.
     """
 
     beta: np.ndarray
@@ -34,7 +36,9 @@ class Schedule:
         if not (np.all(beta[1:] > 0) and np.all(beta[1:-1] < 1) and beta[-1] <= 1):
             raise InputError("beta[1:] must lie in (0, 1); only beta[T] may be 1")
         if not np.all(np.diff(np.cumprod(1 - beta)) < 0):
-            raise InputError("beta is too small or too large for float64: alpha_bar must fall at every step")
+            raise InputError(
+                "beta is too small or too large for float64: alpha_bar must fall at every step"
+            )
         beta.flags.writeable = False
         object.__setattr__(self, "beta", beta)
 
@@ -50,7 +54,9 @@ class Schedule:
 
     @cached_property
     def alpha_bar(self):
-        """alpha_bar_t = product of alpha_1..alpha_t (Ho20 eq. 4), float64 (T + 1,); alpha_bar[0] = 1."""
+        """alpha_bar_t = product of alpha_1..alpha_t (Ho20 eq. 4), float64 (T + 1,); alpha_bar[0] =
+        1.
+        """
         return _frozen(np.cumprod(self.alpha))
 
     @cached_property
@@ -60,11 +66,13 @@ class Schedule:
             return _frozen(self.alpha_bar / (1 - self.alpha_bar))
 
     def zero_terminal_snr(self):
-        """This schedule with sqrt(alpha_bar) shifted and scaled so that SNR_T = 0 (Lin24 Algorithm 1).
+        """This schedule with sqrt(alpha_bar) shifted and scaled so that SNR_T = 0 (Lin24 Algorithm
+        1).
 
-        sqrt(alpha_bar)' = (sqrt(alpha_bar_t) - sqrt(alpha_bar_T)) sqrt(alpha_bar_1) / (sqrt(alpha_bar_1) -
-        sqrt(alpha_bar_T)), which keeps alpha_bar_1. At t = T only x0 or v can be learnt: eps is x_T itself.
-        Raises InputError for T = 1, where alpha_bar_1 cannot both stay and vanish.
+        sqrt(alpha_bar)' = (sqrt(alpha_bar_t) - sqrt(alpha_bar_T)) sqrt(alpha_bar_1) /
+        (sqrt(alpha_bar_1) - sqrt(alpha_bar_T)), which keeps alpha_bar_1. At t = T only x0 or v can
+        be learnt: eps is x_T itself. Raises InputError for T = 1, where alpha_bar_1 cannot both
+        stay and vanish.
         """
         if self.T < 2:
             raise InputError("zero terminal SNR needs T >= 2")
@@ -81,7 +89,8 @@ def _frozen(table):
 
 
 def from_alpha_bar(alpha_bar, max_beta=0.999):
-    """The schedule with beta_t = min(1 - alpha_bar_t / alpha_bar_{t-1}, max_beta) (Nichol21 below eq. 17).
+    """The schedule with beta_t = min(1 - alpha_bar_t / alpha_bar_{t-1}, max_beta) (Nichol21 below
+    eq. 17).
 
     alpha_bar: (T + 1,), falling from alpha_bar[0] = 1. Raises InputError where Schedule does.
     """
@@ -99,10 +108,11 @@ def _time(T):
 
 
 def linear(T=1000, first=1e-4, last=0.02):
-    """beta rising in equal steps from 1e-4 to 0.02 (Ho20 section 4), both times 1000 / T, and below 0.999.
+    """beta rising in equal steps from 1e-4 to 0.02 (Ho20 section 4), both times 1000 / T, and below
+    0.999.
 
-    The factor keeps alpha_bar_T about the same for every T (Nichol21's code); the bound matters for T < 20.
-    Raises InputError for T < 1.
+    The factor keeps alpha_bar_T about the same for every T (Nichol21's code); the bound matters for
+    T < 20. Raises InputError for T < 1.
     """
     t = _time(T)
     scale = 1000 / T
@@ -111,7 +121,8 @@ def linear(T=1000, first=1e-4, last=0.02):
 
 
 def cosine(T=1000, offset=0.008):
-    """alpha_bar_t = f(t) / f(0), f(t) = cos^2((t/T + 0.008) / 1.008 pi/2) (Nichol21 eq. 17), beta <= 0.999.
+    """alpha_bar_t = f(t) / f(0), f(t) = cos^2((t/T + 0.008) / 1.008 pi/2) (Nichol21 eq. 17), beta
+    <= 0.999.
 
     Raises InputError for T < 1.
     """
@@ -120,13 +131,16 @@ def cosine(T=1000, offset=0.008):
 
 
 def sigmoid(T=1000, start=-3.0, end=3.0, tau=1.0):
-    """alpha_bar_t falling as a sigmoid in t/T from `start` to `end` (Jabri22 Algorithm 2), beta <= 0.999.
+    """alpha_bar_t falling as a sigmoid in t/T from `start` to `end` (Jabri22 Algorithm 2), beta <=
+    0.999.
 
-    alpha_bar_t = (sg(end/tau) - sg((t/T (end - start) + start)/tau)) / (sg(end/tau) - sg(start/tau)),
-    where sg is the logistic function. Raises InputError for T < 1.
+    alpha_bar_t = (sg(end/tau) - sg((t/T (end - start) + start)/tau)) / (sg(end/tau) -
+    sg(start/tau)), where sg is the logistic function. Raises InputError for T < 1.
     """
+
     def sg(u):
         return 1 / (1 + np.exp(-u / tau))
+
     alpha_bar = (sg(end) - sg(_time(T) / T * (end - start) + start)) / (sg(end) - sg(start))
     return from_alpha_bar(alpha_bar)
 

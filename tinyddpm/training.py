@@ -1,7 +1,9 @@
-"""Training (Ho20 Algorithm 1): draw x_0, t and eps, and follow the gradient of |eps - eps_theta(x_t, t)|^2.
+"""Training (Ho20 Algorithm 1): draw x_0, t and eps, and follow the gradient of |eps -
+eps_theta(x_t, t)|^2.
 
-Every number drawn is a pure function of (seed, step, sample), so a state is theta, its average, Adam's two
-moments and the step: nothing else has to be kept for a run to go on as if it had never stopped.
+Every number drawn is a pure function of (seed, step, sample), so a state is theta, its average,
+Adam's two moments and the step: nothing else has to be kept for a run to go on as if it had never
+stopped.
 """
 
 import itertools
@@ -20,7 +22,7 @@ from .nn.ops import Ops
 from .process import TARGETS, TO_X0, at, min_snr_weight, q_sample, split_output
 
 NUMPY = Ops()
-PLAN = 64                   # steps whose batches are drawn together
+PLAN = 64  # steps whose batches are drawn together
 DECAYS = ("cosine", "constant")
 TIMES = ("stratified", "independent")
 
@@ -29,12 +31,13 @@ TIMES = ("stratified", "independent")
 class Recipe:
     """How to train. Raises InputError for a value that makes no sense.
 
-    steps, batch: how much; lr, warmup (steps), decay ("cosine" or "constant"), weight_decay, clip_norm (0 = off):
-    AdamW's course; ema: the average's decay; target: "eps", "x0" or "v"; times: "stratified" or "independent";
-    min_snr: gamma of Hang23's weighting, 0 = off; dropout: rate; label_dropout: how often a labelled sample is shown
-    without its label (Ho22 Algorithm 1); vlb: lambda of Nichol21 eq. 16, 0 = fixed variance; levels: grey levels of the
-    data, for the bound's decoder (Ho20 eq. 13), 0 = continuous; shards: parts of a batch that run side by side, their
-    gradients added in order.
+    steps, batch: how much; lr, warmup (steps), decay ("cosine" or "constant"), weight_decay,
+    clip_norm (0 = off): AdamW's course; ema: the average's decay; target: "eps", "x0" or "v";
+    times: "stratified" or "independent"; min_snr: gamma of Hang23's weighting, 0 = off; dropout:
+    rate; label_dropout: how often a labelled sample is shown without its label (Ho22 Algorithm 1);
+    vlb: lambda of Nichol21 eq. 16, 0 = fixed variance; levels: grey levels of the data, for the
+    bound's decoder (Ho20 eq. 13), 0 = continuous; shards: parts of a batch that run side by side,
+    their gradients added in order.
     """
 
     steps: int = 3000
@@ -61,15 +64,28 @@ class Recipe:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.levels == 1:
             raise InputError("levels must be 0, for continuous data, or at least 2, got 1")
-        for name in ("lr", "warmup", "weight_decay", "clip_norm", "min_snr", "vlb", "levels", "seed"):
+        for name in (
+            "lr",
+            "warmup",
+            "weight_decay",
+            "clip_norm",
+            "min_snr",
+            "vlb",
+            "levels",
+            "seed",
+        ):
             if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be finite and not negative, got {getattr(self, name)}")
+                raise InputError(
+                    f"{name} must be finite and not negative, got {getattr(self, name)}"
+                )
         for name in ("ema", "dropout", "label_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         for name, choices in (("target", TARGETS), ("decay", DECAYS), ("times", TIMES)):
             if getattr(self, name) not in choices:
-                raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+                raise InputError(
+                    f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
+                )
 
 
 @dataclass
@@ -100,8 +116,9 @@ class TrainState:
 def draw_times(s, seed, step, batch, times="independent"):
     """(batch,) ints, each uniform on 1..T (Ho20 Algorithm 1, line 3).
 
-    "independent" as in the paper; "stratified" lays one shared u ~ U(0, 1) and its shifts by i / batch over 1..T
-    (Kingma21 Appendix I.1): t_i = 1 + floor(T ((u + i / batch) mod 1)), the same expectation with less variance.
+    "independent" as in the paper; "stratified" lays one shared u ~ U(0, 1) and its shifts by i /
+    batch over 1..T (Kingma21 Appendix I.1): t_i = 1 + floor(T ((u + i / batch) mod 1)), the same
+    expectation with less variance.
     """
     if times == "stratified":
         u = noise.uniform((1, 1), seed, noise.TIME, step)[0, 0]
@@ -110,12 +127,18 @@ def draw_times(s, seed, step, batch, times="independent"):
 
 
 def draw_labels(labels, rate, seed, step):
-    """labels (batch,), each replaced by -1, no label, with probability `rate` (Ho22 Algorithm 1, line 3)."""
-    return np.where(noise.uniform((len(labels), 1), seed, noise.LABEL, step)[:, 0] < rate, -1, labels)
+    """labels (batch,), each replaced by -1, no label, with probability `rate` (Ho22 Algorithm 1,
+    line 3).
+    """
+    return np.where(
+        noise.uniform((len(labels), 1), seed, noise.LABEL, step)[:, 0] < rate, -1, labels
+    )
 
 
 def dropout_masks(rate, seed, step, first_sample, ops=NUMPY):
-    """A callable (shape, dtype) -> mask of 0 and 1 / (1 - rate), new at every call, or None for rate 0."""
+    """A callable (shape, dtype) -> mask of 0 and 1 / (1 - rate), new at every call, or None for
+    rate 0.
+    """
     if rate == 0:
         return None
     site = itertools.count()
@@ -124,17 +147,37 @@ def dropout_masks(rate, seed, step, first_sample, ops=NUMPY):
         purpose = noise.DROPOUT + (next(site) << 8)
         kept = ops.uniform(shape, seed, purpose, step, first_sample) >= rate
         return kept.astype(dtype) / dtype.type(1 - rate)
+
     return mask
 
 
-def loss_and_grad(ops, net, s, p, g, x0, t, eps, target="eps", min_snr=0.0, drop=None, scale=1.0, xt=None, label=None,
-                  vlb=0.0, half_width=HALF_WIDTH, tables=None):
-    """L_simple (Ho20 eq. 14, a mean per element) at x0, t (B,), eps; adds scale times its gradient to g.
+def loss_and_grad(
+    ops,
+    net,
+    s,
+    p,
+    g,
+    x0,
+    t,
+    eps,
+    target="eps",
+    min_snr=0.0,
+    drop=None,
+    scale=1.0,
+    xt=None,
+    label=None,
+    vlb=0.0,
+    half_width=HALF_WIDTH,
+    tables=None,
+):
+    """L_simple (Ho20 eq. 14, a mean per element) at x0, t (B,), eps; adds scale times its gradient
+    to g.
 
-    target: what the net is to predict, "eps", "x0" or "v" (Salimans22); min_snr: Hang23's gamma, 0 for weight 1;
-    xt: the noised x0 where it is known already; label: (B,) ints, -1 for none, or None; vlb: above 0 for a net whose
-    output holds the variance too, lambda of L_hybrid = L_simple + lambda L_vlb (Nichol21 eq. 16), half_width and
-    tables as `likelihood.vb_loss_and_slope` takes them. Returns the loss, unscaled.
+    target: what the net is to predict, "eps", "x0" or "v" (Salimans22); min_snr: Hang23's gamma, 0
+    for weight 1; xt: the noised x0 where it is known already; label: (B,) ints, -1 for none, or
+    None; vlb: above 0 for a net whose output holds the variance too, lambda of L_hybrid = L_simple
+    + lambda L_vlb (Nichol21 eq. 16), half_width and tables as `likelihood.vb_loss_and_slope` takes
+    them. Returns the loss, unscaled.
     """
     xt = q_sample(s, x0, t, eps) if xt is None else xt
     tape = []
@@ -146,15 +189,17 @@ def loss_and_grad(ops, net, s, p, g, x0, t, eps, target="eps", min_snr=0.0, drop
     if vlb:
         x0_hat = TO_X0[target](s, xt, t, said)
         bits, slope = vb_loss_and_slope(s, x0, t, x0_hat, mix, half_width, tables, ops.xp)
-        loss = loss + vlb * s.T * bits.mean()           # T times its mean over t is the whole bound
-        slope = slope * (scale * vlb * s.T / len(x0) / 2)               # mix is half of the output, and 1/2
+        loss = loss + vlb * s.T * bits.mean()  # T times its mean over t is the whole bound
+        # mix is half of the output, and 1/2
+        slope = slope * (scale * vlb * s.T / len(x0) / 2)
         dy = ops.xp.concatenate([dy, slope], axis=-1)
     net.backward(ops, g, dy, tape)
     return loss
 
 
 class Trainer:
-    """One run's state, on a backend, and the step that moves it on; `share` is the map of `machine.workers`.
+    """One run's state, on a backend, and the step that moves it on; `share` is the map of
+    `machine.workers`.
 
     x (N, ...); labels: (N,) ints below net.classes, for a net that knows classes, or None.
     """
@@ -175,7 +220,9 @@ class Trainer:
         self.views = [params.views(net.spec(), grad) for grad in self.grads]
 
     def _plan(self, step):
-        """A step's rows of x, times and labels, from plans of many steps: a device gets them a plan at a time."""
+        """A step's rows of x, times and labels, from plans of many steps: a device gets them a plan
+        at a time.
+        """
         r, first = self.recipe, (step - 1) // PLAN * PLAN
         if self.planned is None or self.planned[0] != first:
             steps = range(first + 1, first + PLAN + 1)
@@ -183,15 +230,21 @@ class Trainer:
             times = [draw_times(self.s, r.seed, k, r.batch, r.times) for k in steps]
             plans = [rows, times]
             if self.labels is not None:
-                plans.append([draw_labels(self.labels[i], r.label_dropout, r.seed, k) for i, k in zip(rows, steps)])
+                plans.append(
+                    [
+                        draw_labels(self.labels[i], r.label_dropout, r.seed, k)
+                        for i, k in zip(rows, steps)
+                    ]
+                )
             self.planned = first, [self.ops.asarray(np.stack(plan)) for plan in plans]
         return [plan[step - 1 - first] for plan in self.planned[1]]
 
     def step(self):
         """One step of Ho20 Algorithm 1 with AdamW; returns {"step", "loss", "grad_norm", "lr"}.
 
-        Raises TinyDDPMError where the loss or the gradient is no longer finite; theta is then still the last good.
-        A lazy backend's loss and norm are not read here, so there it is for the caller to look (`check`).
+        Raises TinyDDPMError where the loss or the gradient is no longer finite; theta is then still
+        the last good. A lazy backend's loss and norm are not read here, so there it is for the
+        caller to look (`check`).
         """
         r, state, ops = self.recipe, self.state, self.ops
         step = state.step + 1
@@ -206,10 +259,26 @@ class Trainer:
             label = labels[0][part] if labels else None
             share = len(x0) / r.batch
             self.grads[index][:] = 0
-            with np.errstate(over="ignore", invalid="ignore"):      # divergence is looked for below
-                return share * loss_and_grad(ops, self.net, self.s, self.p, self.views[index], x0, t, eps,
-                                             r.target, r.min_snr, drop, share, xt, label, r.vlb,
-                                             self.half_width, self.bound)
+            with np.errstate(over="ignore", invalid="ignore"):  # divergence is looked for below
+                return share * loss_and_grad(
+                    ops,
+                    self.net,
+                    self.s,
+                    self.p,
+                    self.views[index],
+                    x0,
+                    t,
+                    eps,
+                    r.target,
+                    r.min_snr,
+                    drop,
+                    share,
+                    xt,
+                    label,
+                    r.vlb,
+                    self.half_width,
+                    self.bound,
+                )
 
         loss = sum(self.share(one_part, range(len(self.parts))))
         grad = self.grads[0]
@@ -227,9 +296,13 @@ class Trainer:
 
 
 def check(record):
-    """A step's record with its numbers read. Raises TinyDDPMError where loss or gradient is not finite."""
+    """A step's record with its numbers read. Raises TinyDDPMError where loss or gradient is not
+    finite.
+    """
     read = {**record, "loss": float(record["loss"]), "grad_norm": float(record["grad_norm"])}
     if not (math.isfinite(read["loss"]) and math.isfinite(read["grad_norm"])):
-        raise TinyDDPMError(f"training diverged at step {read['step']}: loss {read['loss']}, gradient norm "
-                            f"{read['grad_norm']}; try a smaller learning rate than {read['lr']:.3g}")
+        raise TinyDDPMError(
+            f"training diverged at step {read['step']}: loss {read['loss']}, gradient norm "
+            f"{read['grad_norm']}; try a smaller learning rate than {read['lr']:.3g}"
+        )
     return read

@@ -1,7 +1,9 @@
-"""Fused element-wise work on a CPU, float32: GroupNorm with SiLU, and an exponential that fills vectors.
+"""Fused element-wise work on a CPU, float32: GroupNorm with SiLU, and an exponential that fills
+vectors.
 
-Every function runs on the calling thread and lets go of the interpreter's lock. Loops run over channels innermost,
-which lie side by side, so that the compiler turns them into vector instructions.
+Every function runs on the calling thread and lets go of the interpreter's lock. Loops run over
+channels innermost, which lie side by side, so that the compiler turns them into vector
+instructions.
 """
 
 import numpy as np
@@ -15,7 +17,11 @@ from tinyddpm.formulas import make_norm
 from .jit import inline, kernel
 
 ONE, HALF = np.float32(1), np.float32(0.5)
-LOG2_E, LN2_HIGH, LN2_LOW = np.float32(1.44269504), np.float32(0.693359375), np.float32(-2.12194440e-4)
+LOG2_E, LN2_HIGH, LN2_LOW = (
+    np.float32(1.44269504),
+    np.float32(0.693359375),
+    np.float32(-2.12194440e-4),
+)
 LOWEST, HIGHEST = np.float32(-87.3), np.float32(88.3)
 # exp(r) = 1 + r + r^2 P(r) on |r| <= log(2) / 2, from Moshier's Cephes library (expf)
 E2, E3, E4 = np.float32(5.0000001201e-1), np.float32(1.6666665459e-1), np.float32(4.1665795894e-2)
@@ -25,25 +31,35 @@ E5, E6, E7 = np.float32(8.3334519073e-3), np.float32(1.3981999507e-3), np.float3
 @intrinsic
 def power_of_two(typing, n):
     """2^n for a whole float32 n in -126..127: n + 127 in the exponent's place."""
+
     def generate(context, builder, signature, args):
         whole = builder.fptosi(args[0], ir.IntType(32))
-        shifted = builder.shl(builder.add(whole, ir.Constant(ir.IntType(32), 127)), ir.Constant(ir.IntType(32), 23))
+        shifted = builder.shl(
+            builder.add(whole, ir.Constant(ir.IntType(32), 127)), ir.Constant(ir.IntType(32), 23)
+        )
         return builder.bitcast(shifted, ir.FloatType())
+
     return types.float32(types.float32), generate
 
 
 @intrinsic
 def floor(typing, x):
     """The largest whole number not above x, float32; the compiler has one instruction for it."""
+
     def generate(context, builder, signature, args):
         kind = ir.FunctionType(ir.FloatType(), [ir.FloatType()])
-        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.floor.f32"), args)
+        return builder.call(
+            cgutils.get_or_insert_function(builder.module, kind, "llvm.floor.f32"), args
+        )
+
     return types.float32(types.float32), generate
 
 
 @inline
 def exp(x):
-    """exp(x) within 2 units in the last place, for x cut to -87.3..88.3; without a branch or a table."""
+    """exp(x) within 2 units in the last place, for x cut to -87.3..88.3; without a branch or a
+    table.
+    """
     x = min(max(x, LOWEST), HIGHEST)
     n = floor(x * LOG2_E + HALF)
     r = (x - n * LN2_HIGH) - n * LN2_LOW
@@ -56,8 +72,8 @@ def _reciprocal(x):
     return ONE / x
 
 
-# GroupNorm's formulas are not taken from there: here each image first gets, for each channel, the scale and shift that
-# make one multiply-add of them, which is what a pass over memory has time for.
+# GroupNorm's formulas are not taken from there: here each image first gets, for each channel, the
+# scale and shift that make one multiply-add of them, which is what a pass over memory has time for.
 F = make_norm(jit=inline, exp=exp, reciprocal=_reciprocal)
 _silu, _silu_slope = F.silu, F.silu_slope
 
@@ -76,8 +92,9 @@ def silu_backward(dy, x, dx):
         dx[k] = dy[k] * _silu_slope(x[k])
 
 
-# Images come as rows, (B, H, W C), with a border b of pixels around those that count: a row's numbers lie side by
-# side, and its tables (a scale, a sum for each place in the row) make one long loop of it.
+# Images come as rows, (B, H, W C), with a border b of pixels around those that count: a row's
+# numbers lie side by side, and its tables (a scale, a sum for each place in the row) make one long
+# loop of it.
 
 
 @kernel
@@ -117,7 +134,7 @@ def pixel_sums(x, border, channels, total):
     for n in range(B):
         row[:] = 0
         for i in range(border, H - border):
-            xr = x[n, i, left:length - left]
+            xr = x[n, i, left : length - left]
             for k in range(len(row)):
                 row[k] += xr[k]
         fold(row, channels)
@@ -127,9 +144,11 @@ def pixel_sums(x, border, channels, total):
 
 @kernel
 def groupnorm(x, xb, w, b, groups, tol, activate, y, yb, mean, inv):
-    """y = w (x - mean) inv + b, or its SiLU; xb and yb: the borders of x and y; mean and inv (B, C) are filled.
+    """y = w (x - mean) inv + b, or its SiLU; xb and yb: the borders of x and y; mean and inv (B, C)
+    are filled.
 
-    The variance takes a second pass over an image that is still in cache: one pass would lose digits.
+    The variance takes a second pass over an image that is still in cache: one pass would lose
+    digits.
     """
     C = len(w)
     B, H, xl, yl = len(x), x.shape[1] - 2 * xb, xb * C, yb * C
@@ -139,7 +158,7 @@ def groupnorm(x, xb, w, b, groups, tol, activate, y, yb, mean, inv):
     for n in range(B):
         shift[:] = 0
         for i in range(xb, xb + H):
-            xr = x[n, i, xl:xl + length]
+            xr = x[n, i, xl : xl + length]
             for k in range(length):
                 shift[k] += xr[k]
         fold(shift, C)
@@ -147,7 +166,7 @@ def groupnorm(x, xb, w, b, groups, tol, activate, y, yb, mean, inv):
         unfold(shift, C)
         scale[:] = 0
         for i in range(xb, xb + H):
-            xr = x[n, i, xl:xl + length]
+            xr = x[n, i, xl : xl + length]
             for k in range(length):
                 scale[k] += (xr[k] - shift[k]) ** 2
         fold(scale, C)
@@ -159,7 +178,7 @@ def groupnorm(x, xb, w, b, groups, tol, activate, y, yb, mean, inv):
         unfold(scale, C)
         unfold(shift, C)
         for i in range(H):
-            xr, yr = x[n, xb + i, xl:xl + length], y[n, yb + i, yl:yl + length]
+            xr, yr = x[n, xb + i, xl : xl + length], y[n, yb + i, yl : yl + length]
             if activate:
                 for k in range(length):
                     yr[k] = _silu(xr[k] * scale[k] + shift[k])
@@ -170,7 +189,8 @@ def groupnorm(x, xb, w, b, groups, tol, activate, y, yb, mean, inv):
 
 @kernel
 def groupnorm_backward(dy, db, x, xb, w, b, groups, activate, mean, inv, dx, ob, gw, gb):
-    """dx = inv (dn - mean(dn) - n mean(dn n)), n = (x - mean) inv, dn = w dy, after SiLU's backward where asked.
+    """dx = inv (dn - mean(dn) - n mean(dn n)), n = (x - mean) inv, dn = w dy, after SiLU's backward
+    where asked.
 
     db, xb, ob: the borders of dy, x and dx; gw and gb are added to.
     """
@@ -178,7 +198,11 @@ def groupnorm_backward(dy, db, x, xb, w, b, groups, activate, mean, inv, dx, ob,
     B, H, dl, xl, ol = len(x), x.shape[1] - 2 * xb, db * C, xb * C, ob * C
     length = x.shape[2] - 2 * xl
     pixels = H * length // C
-    scale, shift, middle = np.empty(length, np.float32), np.empty(length, np.float32), np.empty(length, np.float32)
+    scale, shift, middle = (
+        np.empty(length, np.float32),
+        np.empty(length, np.float32),
+        np.empty(length, np.float32),
+    )
     total, product = np.empty(length, np.float32), np.empty(length, np.float32)
     for n in range(B):
         total[:] = 0
@@ -191,7 +215,11 @@ def groupnorm_backward(dy, db, x, xb, w, b, groups, activate, mean, inv, dx, ob,
         unfold(scale, C)
         unfold(shift, C)
         for i in range(H):
-            xr, dr, out = x[n, xb + i, xl:xl + length], dy[n, db + i, dl:dl + length], dx[n, ob + i, ol:ol + length]
+            xr, dr, out = (
+                x[n, xb + i, xl : xl + length],
+                dy[n, db + i, dl : dl + length],
+                dx[n, ob + i, ol : ol + length],
+            )
             if activate:
                 for k in range(length):
                     out[k] = dr[k] * _silu_slope(xr[k] * scale[k] + shift[k])
@@ -212,12 +240,12 @@ def groupnorm_backward(dy, db, x, xb, w, b, groups, activate, mean, inv, dx, ob,
             product[c] *= w[c]
         group_means(total, C, groups, pixels)
         group_means(product, C, groups, pixels)
-        for c in range(C):                  # dx = scale d - slope (x - mean) - inv mean(dn)
+        for c in range(C):  # dx = scale d - slope (x - mean) - inv mean(dn)
             product[c] *= inv[n, c] * inv[n, c]
             shift[c] = mean[n, c] * product[c] - total[c] * inv[n, c]
         unfold(product, C)
         unfold(shift, C)
         for i in range(H):
-            xr, out = x[n, xb + i, xl:xl + length], dx[n, ob + i, ol:ol + length]
+            xr, out = x[n, xb + i, xl : xl + length], dx[n, ob + i, ol : ol + length]
             for k in range(length):
                 out[k] = out[k] * scale[k] + shift[k] - xr[k] * product[k]

@@ -1,7 +1,8 @@
 """How the CPU's kernels are compiled, and where what was compiled is kept.
 
-Numba's cache watches only the file that a function stands in, but these kernels also hold numbers and formulas of
-other files. So they are kept in a folder named after a digest of all sources: a changed source starts a new one.
+Numba's cache watches only the file that a function stands in, but these kernels also hold numbers
+and formulas of other files. So they are kept in a folder named after a digest of all sources: a
+changed source starts a new one.
 """
 
 import hashlib
@@ -30,11 +31,17 @@ def digest():
 
 
 def cache_folder():
-    """The digest's folder, in NUMBA_CACHE_DIR where that is set, else in __pycache__ or else in the user's cache.
+    """The digest's folder, in NUMBA_CACHE_DIR where that is set, else in __pycache__ or else in the
+    user's cache.
 
-    The first that can be written; None where none can: the kernels are then compiled by every process.
+    The first that can be written; None where none can: the kernels are then compiled by every
+    process.
     """
-    places = [pathlib.Path(config.CACHE_DIR)] if config.CACHE_DIR else [HERE / "__pycache__", _users_cache()]
+    places = (
+        [pathlib.Path(config.CACHE_DIR)]
+        if config.CACHE_DIR
+        else [HERE / "__pycache__", _users_cache()]
+    )
     for place in places:
         folder = place / f"tinyddpm-{digest()}"
         try:
@@ -48,23 +55,32 @@ def cache_folder():
 
 def _users_cache():
     from numba.misc.appdirs import AppDirs
+
     return pathlib.Path(AppDirs(appname="numba", appauthor=False).user_cache_dir)
 
 
 FOLDER = cache_folder()
-OPTIONS = {"nogil": True, "cache": FOLDER is not None, "error_model": "numpy", "fastmath": {"contract"}}
+OPTIONS = {
+    "nogil": True,
+    "cache": FOLDER is not None,
+    "error_model": "numpy",
+    "fastmath": {"contract"},
+}
 
 
 def kernel(function=None, **options):
-    """numba.njit with these kernels' options and their cache, as a decorator with or without further options.
+    """numba.njit with these kernels' options and their cache, as a decorator with or without
+    further options.
 
-    Contraction lets a multiplication and an addition become one instruction; nothing else of IEEE 754 is given up.
+    Contraction lets a multiplication and an addition become one instruction; nothing else of IEEE
+    754 is given up.
     """
     if function is None:
         return lambda function: kernel(function, **options)
     before = config.CACHE_DIR
     try:
-        config.CACHE_DIR = str(FOLDER or "")            # read while the function is wrapped, and nowhere later
+        # read while the function is wrapped, and nowhere later
+        config.CACHE_DIR = str(FOLDER or "")
         return njit(**OPTIONS | options)(function)
     finally:
         config.CACHE_DIR = before

@@ -16,9 +16,10 @@ from . import groupnorm as cpu
 from .convolution import DOWN, UP, correlate, mix, outer, prepare, turned
 from .layout import frame_of, framed, inside, offsets, storage
 
-DIRECT = {(3, 1): [(1, 1)], (3, 2): [(0, 0), (0, 1), (1, 0), (1, 1)], (1, 1): [(0, 0)]}    # (k, stride): pads
+# (k, stride): pads
+DIRECT = {(3, 1): [(1, 1)], (3, 2): [(0, 0), (0, 1), (1, 0), (1, 1)], (1, 1): [(0, 0)]}
 PARITIES = [(0, 0), (0, 1), (1, 0), (1, 1)]
-MOST_KEPT = 512                             # layers whose weights are kept laid out for sampling
+MOST_KEPT = 512  # layers whose weights are kept laid out for sampling
 
 
 class _Patches(NamedTuple):
@@ -43,8 +44,9 @@ class _Doubled(NamedTuple):
 class NumbaOps(Ops):
     """Ops on NumPy arrays with convolutions and normalisations compiled by Numba, float32.
 
-    An input must stay as it is until its backward: what the tape holds are inputs, not copies of them.
-    tiles: whether the convolutions' register tiles can be built here; without them they are the reference's.
+    An input must stay as it is until its backward: what the tape holds are inputs, not copies of
+    them. tiles: whether the convolutions' register tiles can be built here; without them they are
+    the reference's.
     """
 
     name = "numba"
@@ -56,7 +58,9 @@ class NumbaOps(Ops):
     # Convolution.
 
     def conv2d(self, x, p, tape, stride=1, pad=(1, 1), shift=None, onto=None):
-        """The reference's conv2d, reading x in a frame of zeros; shift (B or 1, O) or onto (like y) is added."""
+        """The reference's conv2d, reading x in a frame of zeros; shift (B or 1, O) or onto (like y)
+        is added.
+        """
         k, _, _, O = p.w.shape
         if not self._takes(x) or tuple(pad) not in DIRECT.get((k, stride), ()):
             return super().conv2d(x, p, tape, stride, pad, shift, onto)
@@ -65,41 +69,80 @@ class NumbaOps(Ops):
         grid = (len(x), *size)
         y = np.empty((*grid, O), np.float32)
         tape.append(_Patches(frame, border, p.w, stride, pad[0], x.shape))
-        weights = self._weights(p.w, tape, lambda w: prepare(w, grid if stride == 1 else None), grid[1:])
-        correlate(frame, inside(frame, border, size, stride, (-pad[0], -pad[0])), weights, p.b, y, inside(y, 0, size),
-                  grid, shift, onto)
+        weights = self._weights(
+            p.w, tape, lambda w: prepare(w, grid if stride == 1 else None), grid[1:]
+        )
+        correlate(
+            frame,
+            inside(frame, border, size, stride, (-pad[0], -pad[0])),
+            weights,
+            p.b,
+            y,
+            inside(y, 0, size),
+            grid,
+            shift,
+            onto,
+        )
         return y
 
     def conv2d_backward(self, dy, g, tape):
-        """dw, db and dx; at stride 2, dx is one convolution for each parity of its rows and columns."""
+        """dw, db and dx; at stride 2, dx is one convolution for each parity of its rows and
+        columns.
+        """
         if not isinstance(tape[-1], _Patches):
             return super().conv2d_backward(dy, g, tape)
         frame, border, w, stride, before, shape = tape.pop()
         B, H, W, _ = shape
         size, three = dy.shape[1:3], len(w) == 3
         out, outb = (frame_of(dy), 1) if three else storage(dy)
-        outer(frame, inside(frame, border, size, stride, (-before, -before)), out, inside(out, outb, size), g.w, g.b,
-              (B, *size), three and stride == 1)
+        outer(
+            frame,
+            inside(frame, border, size, stride, (-before, -before)),
+            out,
+            inside(out, outb, size),
+            g.w,
+            g.b,
+            (B, *size),
+            three and stride == 1,
+        )
         dx = np.empty(shape, np.float32)
         for a in range(min(stride, H)):
             for b in range(min(stride, W)):
                 part = -((a - H) // stride), -((b - W) // stride)
                 kernel, first = turned(w, before, stride, a, b)
-                correlate(out, inside(out, outb, part, 1, first), prepare(kernel, (B, *part)), None, dx,
-                          inside(dx, 0, part, stride, (a, b)), (B, *part))
+                correlate(
+                    out,
+                    inside(out, outb, part, 1, first),
+                    prepare(kernel, (B, *part)),
+                    None,
+                    dx,
+                    inside(dx, 0, part, stride, (a, b)),
+                    (B, *part),
+                )
         return dx
 
     def upsample_conv2d(self, x, p, tape):
-        """conv2d(upsample(x)): each parity of rows and columns sees 2 x 2 pixels of x, 16 products instead of 36."""
+        """conv2d(upsample(x)): each parity of rows and columns sees 2 x 2 pixels of x, 16 products
+        instead of 36.
+        """
         if not self._takes(x):
             return super().upsample_conv2d(x, p, tape)
         frame, (B, H, W, _) = frame_of(x), x.shape
         y = np.empty((B, 2 * H, 2 * W, p.w.shape[3]), np.float32)
         tape.append(_Doubled(frame, p.w, x.shape))
-        kernels = self._weights(p.w, tape, lambda w: [prepare(mix(UP[a], UP[b], w)) for a, b in PARITIES], "upsample")
+        kernels = self._weights(
+            p.w, tape, lambda w: [prepare(mix(UP[a], UP[b], w)) for a, b in PARITIES], "upsample"
+        )
         for (a, b), weights in zip(PARITIES, kernels):
-            correlate(frame, inside(frame, 1, (H, W), 1, (a - 1, b - 1)), weights, p.b, y,
-                      inside(y, 0, (H, W), 2, (a, b)), (B, H, W))
+            correlate(
+                frame,
+                inside(frame, 1, (H, W), 1, (a - 1, b - 1)),
+                weights,
+                p.b,
+                y,
+                inside(y, 0, (H, W), 2, (a, b)),
+                (B, H, W),
+            )
         return y
 
     def upsample_conv2d_backward(self, dy, g, tape):
@@ -122,7 +165,9 @@ class NumbaOps(Ops):
         return self.tiles and x.dtype == np.float32
 
     def _weights(self, w, tape, make, kind):
-        """make(w); without a backward to come it is kept, and made again only when w's numbers have changed."""
+        """make(w); without a backward to come it is kept, and made again only when w's numbers have
+        changed.
+        """
         if not isinstance(tape, Forget):
             return make(w)
         key = w.__array_interface__["data"][0], w.shape, kind
@@ -170,7 +215,9 @@ class NumbaOps(Ops):
         return self._normalise_backward(dy, g, tape, False)
 
     def groupnorm_silu_backward(self, dy, g, tape):
-        """SiLU's backward fused with GroupNorm's; SiLU's input is computed again instead of being kept."""
+        """SiLU's backward fused with GroupNorm's; SiLU's input is computed again instead of being
+        kept.
+        """
         if dy.dtype != np.float32:
             return super().groupnorm_silu_backward(dy, g, tape)
         return self._normalise_backward(dy, g, tape, True)
@@ -180,7 +227,19 @@ class NumbaOps(Ops):
         y = framed(x.shape) if activate and x.ndim == 4 else np.empty(x.shape, np.float32)
         out, outb = storage(_images(y))
         mean, inv = np.empty((2, len(x), x.shape[-1]), np.float32)
-        cpu.groupnorm(_rows(data), border, p.w, p.b, groups, np.float32(tol), activate, _rows(out), outb, mean, inv)
+        cpu.groupnorm(
+            _rows(data),
+            border,
+            p.w,
+            p.b,
+            groups,
+            np.float32(tol),
+            activate,
+            _rows(out),
+            outb,
+            mean,
+            inv,
+        )
         tape.append((data, border, mean, inv, p.w, p.b, groups, _images(x).shape))
         return y
 
@@ -189,8 +248,22 @@ class NumbaOps(Ops):
         out, outb = storage(dy if dy.ndim == 4 else dy.reshape(shape))
         dx = framed(dy.shape) if dy.ndim == 4 else np.empty(dy.shape, np.float32)
         into, intob = storage(dx if dx.ndim == 4 else dx.reshape(shape))
-        cpu.groupnorm_backward(_rows(out), outb, _rows(data), border, w, b, groups, activate, mean, inv, _rows(into),
-                               intob, g.w, g.b)
+        cpu.groupnorm_backward(
+            _rows(out),
+            outb,
+            _rows(data),
+            border,
+            w,
+            b,
+            groups,
+            activate,
+            mean,
+            inv,
+            _rows(into),
+            intob,
+            g.w,
+            g.b,
+        )
         return dx
 
     # The diffusion's and the optimiser's steps.
@@ -208,7 +281,11 @@ class NumbaOps(Ops):
             return super().noised(x0, eps, signal, sigma)
         out = np.empty(x0.shape, np.float32)
         flat = (np.ascontiguousarray(a).reshape(len(x0), -1) for a in (x0, eps))
-        steps.noised(*flat, *(np.ascontiguousarray(a, np.float32) for a in (signal, sigma)), out.reshape(len(x0), -1))
+        steps.noised(
+            *flat,
+            *(np.ascontiguousarray(a, np.float32) for a in (signal, sigma)),
+            out.reshape(len(x0), -1),
+        )
         return out
 
     def reverse(self, xt, output, z, factors):
@@ -269,13 +346,25 @@ def _rows(data):
 
 @lru_cache(maxsize=1)
 def tiles_missing():
-    """Why the convolutions' tiles cannot be built for this CPU, or None: the smallest convolution is tried."""
+    """Why the convolutions' tiles cannot be built for this CPU, or None: the smallest convolution
+    is tried.
+    """
     pixel = offsets((1, 1, 1), (0, 0, 0))
     try:
-        conv.correlate(np.ones(1, np.float32), pixel, 1, 1, 1, conv.pack(np.ones((1, 1, 1, conv.LANES), np.float32)),
-                       np.zeros(conv.LANES, np.float32), np.zeros(conv.LANES, np.float32), pixel,
-                       np.empty(conv.LANES, np.float32), pixel)
-    except (NumbaError, RuntimeError) as error:         # RuntimeError: what LLVM's parser raises
+        conv.correlate(
+            np.ones(1, np.float32),
+            pixel,
+            1,
+            1,
+            1,
+            conv.pack(np.ones((1, 1, 1, conv.LANES), np.float32)),
+            np.zeros(conv.LANES, np.float32),
+            np.zeros(conv.LANES, np.float32),
+            pixel,
+            np.empty(conv.LANES, np.float32),
+            pixel,
+        )
+    except (NumbaError, RuntimeError) as error:  # RuntimeError: what LLVM's parser raises
         return str(error).strip().split("\n")[0]
     return None
 

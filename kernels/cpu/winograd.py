@@ -1,12 +1,15 @@
-"""3 x 3 convolution at stride 1 with 4 products for an output pixel instead of 9, float32 (Winograd80; Lavin16).
+"""3 x 3 convolution at stride 1 with 4 products for an output pixel instead of 9, float32
+(Winograd80; Lavin16).
 
-F(2 x 2, 3 x 3) of Lavin & Gray 2016, "Fast algorithms for convolutional neural networks", section 4.1: an output
-tile of 2 x 2 pixels is Y = A^T [(G w G^T) * (B^T d B)] A of the 4 x 4 input pixels d it sees, * element by element:
-sixteen small matrix products over the channels, one for each element. All entries of A and B are 0, 1 or -1 and
-those of G 0, 1 or 1/2, so the result is as exact as the plain sum (the larger F(4 x 4, 3 x 3) loses a digit).
+F(2 x 2, 3 x 3) of Lavin & Gray 2016, "Fast algorithms for convolutional neural networks", section
+4.1: an output tile of 2 x 2 pixels is Y = A^T [(G w G^T) * (B^T d B)] A of the 4 x 4 input pixels d
+it sees, * element by element: sixteen small matrix products over the channels, one for each
+element. All entries of A and B are 0, 1 or -1 and those of G 0, 1 or 1/2, so the result is as exact
+as the plain sum (the larger F(4 x 4, 3 x 3) loses a digit).
 
-A group of tiles goes through transform, products and transform back while its numbers stay in cache. Where a side
-is odd, the last tile's outer pixels are read from the border's zeros and written before the pixel beside them.
+A group of tiles goes through transform, products and transform back while its numbers stay in
+cache. Where a side is odd, the last tile's outer pixels are read from the border's zeros and
+written before the pixel beside them.
 """
 
 from functools import lru_cache
@@ -22,12 +25,15 @@ from .direct import INT64, LANES, PIXELS, VECTOR, VECTORS, WIDE, Emitter, outer_
 from .jit import kernel
 
 HALF = np.float32(0.5)
-SKEW = 16                                   # floats that keep the sixteen parts off the same cache sets
-SPACE = 4608                                # tiles of a group times their channels, in and out: 288 KB in all
+# floats that keep the sixteen parts off the same cache sets
+SKEW = 16
+# tiles of a group times their channels, in and out: 288 KB in all
+SPACE = 4608
 
 
 def _product_tile(pixels, columns):
-    """y[q, :] = sum_k x[q, k] w[k, :] for `pixels` rows q from `first` on and `columns` vectors from o0 on.
+    """y[q, :] = sum_k x[q, k] w[k, :] for `pixels` rows q from `first` on and `columns` vectors
+    from o0 on.
 
     x (n, depth) and y (n, width) are whole; w is a packed panel, from w0 on.
     """
@@ -51,9 +57,13 @@ def _product_tile(pixels, columns):
                         e.accumulate(sums[p][v], value, weights[v])
             for p, row in enumerate(rows):
                 for v in range(columns):
-                    e.store(builder.load(sums[p][v]), e.at(y, y0, builder.mul(row, width), v * LANES))
+                    e.store(
+                        builder.load(sums[p][v]), e.at(y, y0, builder.mul(row, width), v * LANES)
+                    )
             return context.get_dummy_value()
+
         return types.void(x, x0, depth, w, w0, y, y0, width, first), generate
+
     return tile
 
 
@@ -63,12 +73,17 @@ _outer_full, _outer_four, _outer_one = (outer_tile(m, VECTORS) for m in (PIXELS,
 
 def _over_channels(builder, channels):
     """A loop over whole vectors of channels."""
-    return cgutils.for_range_slice(builder, ir.Constant(INT64, 0), channels, ir.Constant(INT64, LANES), intp=INT64)
+    return cgutils.for_range_slice(
+        builder, ir.Constant(INT64, 0), channels, ir.Constant(INT64, LANES), intp=INT64
+    )
 
 
 @intrinsic
 def _transform_input(typing, x, start, r1, r2, r3, c1, c2, c3, inputs, out, o0, step):
-    """out[o0 + (4 u + v) step + :] = (B^T d B)[u, v]; d's rows start at 0, r1, r2, r3 and its columns at 0, c1.. ."""
+    """out[o0 + (4 u + v) step + :] = (B^T d B)[u, v]; d's rows start at 0, r1, r2, r3 and its
+    columns at 0, c1.. .
+    """
+
     def generate(context, builder, signature, args):
         e = Emitter(context, builder, signature, args)
         x, start, r1, r2, r3, c1, c2, c3, inputs, out, o0, step = e.args
@@ -79,18 +94,25 @@ def _transform_input(typing, x, start, r1, r2, r3, c1, c2, c3, inputs, out, o0, 
 
         with _over_channels(builder, inputs) as (channel, _):
             pixel = e.at(x, start, channel)
-            d = [[e.load(e.at(pixel, r, c)) for c in (zero, c1, c2, c3)] for r in (zero, r1, r2, r3)]
-            columns = [mix(*column) for column in zip(*d)]          # by column, then by row: B^T d
+            d = [
+                [e.load(e.at(pixel, r, c)) for c in (zero, c1, c2, c3)] for r in (zero, r1, r2, r3)
+            ]
+            columns = [mix(*column) for column in zip(*d)]  # by column, then by row: B^T d
             for u, row in enumerate(zip(*columns)):
                 for v, value in enumerate(mix(*row)):
-                    e.store(value, e.at(out, o0, channel, builder.mul(step, ir.Constant(INT64, 4 * u + v))))
+                    e.store(
+                        value,
+                        e.at(out, o0, channel, builder.mul(step, ir.Constant(INT64, 4 * u + v))),
+                    )
         return context.get_dummy_value()
+
     return types.void(x, start, r1, r2, r3, c1, c2, c3, inputs, out, o0, step), generate
 
 
 @intrinsic
 def _transform_output(typing, m, m0, step, bias, base, b0, b1, b2, b3, outputs, y, y0, y1, y2, y3):
     """The four pixels of y = bias + base + A^T m A; the first is written last."""
+
     def generate(context, builder, signature, args):
         e = Emitter(context, builder, signature, args)
         m, m0, step, bias, base, b0, b1, b2, b3, outputs, y, y0, y1, y2, y3 = e.args
@@ -99,20 +121,29 @@ def _transform_output(typing, m, m0, step, bias, base, b0, b1, b2, b3, outputs, 
             return builder.fadd(builder.fadd(a, b), c), builder.fsub(builder.fsub(b, c), d)
 
         with _over_channels(builder, outputs) as (channel, _):
-            rows = [[e.load(e.at(m, m0, channel, builder.mul(step, ir.Constant(INT64, 4 * u + v)))) for u in range(4)]
-                    for v in range(4)]
+            rows = [
+                [
+                    e.load(e.at(m, m0, channel, builder.mul(step, ir.Constant(INT64, 4 * u + v))))
+                    for u in range(4)
+                ]
+                for v in range(4)
+            ]
             pixels = sum((mix(*row) for row in zip(*(mix(*column) for column in rows))), ())
             under = e.load(e.at(bias, channel))
             for value, b, place in reversed(list(zip(pixels, (b0, b1, b2, b3), (y0, y1, y2, y3)))):
                 value = builder.fadd(value, builder.fadd(under, e.load(e.at(base, b, channel))))
                 e.store(value, e.at(y, place, channel))
         return context.get_dummy_value()
+
     return types.void(m, m0, step, bias, base, b0, b1, b2, b3, outputs, y, y0, y1, y2, y3), generate
 
 
 @intrinsic
 def _transform_slope(typing, dy, d0, d1, d2, d3, outputs, out, o0, panel, step):
-    """out[...] = A dy A^T of four pixels, in panels of WIDE channels `panel` apart; element (u, v) is step apart."""
+    """out[...] = A dy A^T of four pixels, in panels of WIDE channels `panel` apart; element (u, v)
+    is step apart.
+    """
+
     def generate(context, builder, signature, args):
         e = Emitter(context, builder, signature, args)
         dy, d0, d1, d2, d3, outputs, out, o0, panel, step = e.args
@@ -123,12 +154,18 @@ def _transform_slope(typing, dy, d0, d1, d2, d3, outputs, out, o0, panel, step):
         with _over_channels(builder, outputs) as (channel, _):
             d = [e.load(e.at(dy, place, channel)) for place in (d0, d1, d2, d3)]
             width = ir.Constant(INT64, WIDE)
-            place = builder.add(builder.mul(builder.udiv(channel, width), panel), builder.urem(channel, width))
+            place = builder.add(
+                builder.mul(builder.udiv(channel, width), panel), builder.urem(channel, width)
+            )
             columns = mix(d[0], d[2]), mix(d[1], d[3])
             for u, row in enumerate(zip(*columns)):
                 for v, value in enumerate(mix(*row)):
-                    e.store(value, e.at(out, o0, place, builder.mul(step, ir.Constant(INT64, 4 * u + v))))
+                    e.store(
+                        value,
+                        e.at(out, o0, place, builder.mul(step, ir.Constant(INT64, 4 * u + v))),
+                    )
         return context.get_dummy_value()
+
     return types.void(dy, d0, d1, d2, d3, outputs, out, o0, panel, step), generate
 
 
@@ -137,7 +174,11 @@ def transform_weights(w):
     """w (3, 3, C, O) -> G w G^T, packed as `conv.pack` packs (4, 4, C, O)."""
     inputs, outputs = w.shape[2], w.shape[3]
     packed = np.zeros(16 * inputs * ((outputs + LANES - 1) // LANES * LANES), np.float32)
-    d, half, full = np.zeros((9, WIDE), np.float32), np.zeros((12, WIDE), np.float32), np.zeros((16, WIDE), np.float32)
+    d, half, full = (
+        np.zeros((9, WIDE), np.float32),
+        np.zeros((12, WIDE), np.float32),
+        np.zeros((16, WIDE), np.float32),
+    )
     o = 0
     while o < outputs:
         width = WIDE if o + WIDE <= outputs else LANES
@@ -172,8 +213,8 @@ def _widen(d, first, step, out, place, stride):
 def corners(shape):
     """The tiles of B images of H x W, shape = (B, H, W): int32 (tiles, 3).
 
-    A tile's first pixel, counted through all images, and the steps from it to the pixels right of and below it:
-    0 where there is none.
+    A tile's first pixel, counted through all images, and the steps from it to the pixels right of
+    and below it: 0 where there is none.
     """
     B, H, W = shape
     b, i, j = (a.reshape(-1) for a in np.mgrid[:B, :H:2, :W:2])
@@ -182,11 +223,25 @@ def corners(shape):
 
 @kernel
 def _input_group(x, xoff, xrow, inputs, corner, first, count, out, step):
-    """The transformed input of tiles first.. first + count, out (16, step); a missing row or column is zeros."""
+    """The transformed input of tiles first.. first + count, out (16, step); a missing row or column
+    is zeros.
+    """
     for t in range(count):
         q, right, down = corner[first + t]
-        _transform_input(x, np.int64(xoff[q]), xrow, xrow * 2, xrow * (3 if down else 2), inputs, inputs * 2,
-                         inputs * (3 if right else 2), inputs, out, t * inputs, step)
+        _transform_input(
+            x,
+            np.int64(xoff[q]),
+            xrow,
+            xrow * 2,
+            xrow * (3 if down else 2),
+            inputs,
+            inputs * 2,
+            inputs * (3 if right else 2),
+            inputs,
+            out,
+            t * inputs,
+            step,
+        )
 
 
 @kernel
@@ -197,17 +252,38 @@ def _products(v, vstep, inputs, w, m, mstep, outputs, count):
         while o < outputs:
             if o + WIDE <= outputs:
                 for q in range(0, count, PIXELS):
-                    _wide_tile(v, k * vstep, inputs, w, (16 * o + k * WIDE) * inputs, m, k * mstep + o, outputs, q)
+                    _wide_tile(
+                        v,
+                        k * vstep,
+                        inputs,
+                        w,
+                        (16 * o + k * WIDE) * inputs,
+                        m,
+                        k * mstep + o,
+                        outputs,
+                        q,
+                    )
                 o += WIDE
             else:
                 for q in range(0, count, PIXELS):
-                    _slim_tile(v, k * vstep, inputs, w, (16 * o + k * LANES) * inputs, m, k * mstep + o, outputs, q)
+                    _slim_tile(
+                        v,
+                        k * vstep,
+                        inputs,
+                        w,
+                        (16 * o + k * LANES) * inputs,
+                        m,
+                        k * mstep + o,
+                        outputs,
+                        q,
+                    )
                 o += LANES
 
 
 @kernel
 def correlate(x, xoff, xrow, corner, inputs, w, bias, base, boff, y, yoff):
-    """y = bias + base + 3 x 3 patches w, as `conv.correlate`, by tiles, of which `corners` gives the places.
+    """y = bias + base + 3 x 3 patches w, as `conv.correlate`, by tiles, of which `corners` gives
+    the places.
 
     w: (3, 3, C, O) `transform_weights`ed. C and O are multiples of LANES.
     """
@@ -221,16 +297,32 @@ def correlate(x, xoff, xrow, corner, inputs, w, bias, base, boff, y, yoff):
         _products(v, vstep, inputs, w, m, mstep, outputs, count)
         for t in range(count):
             q, right, down = corner[first + t]
-            _transform_output(m, t * outputs, mstep, bias, base, np.int64(boff[q]), np.int64(boff[q + right]),
-                              np.int64(boff[q + down]), np.int64(boff[q + down + right]), outputs, y, np.int64(yoff[q]),
-                              np.int64(yoff[q + right]), np.int64(yoff[q + down]), np.int64(yoff[q + down + right]))
+            _transform_output(
+                m,
+                t * outputs,
+                mstep,
+                bias,
+                base,
+                np.int64(boff[q]),
+                np.int64(boff[q + right]),
+                np.int64(boff[q + down]),
+                np.int64(boff[q + down + right]),
+                outputs,
+                y,
+                np.int64(yoff[q]),
+                np.int64(yoff[q + right]),
+                np.int64(yoff[q + down]),
+                np.int64(yoff[q + down + right]),
+            )
 
 
 @kernel
 def outer(x, xoff, xrow, corner, inputs, dy, doff, drow, dw, db):
-    """dw (3, 3, C, O) += G^T [sum over tiles of (B^T d B)^T (A dy A^T)] G (Lavin16), db (O,) += sum dy.
+    """dw (3, 3, C, O) += G^T [sum over tiles of (B^T d B)^T (A dy A^T)] G (Lavin16), db (O,) += sum
+    dy.
 
-    doff: where the pixels of dy lie in a frame of zeros whose rows are drow long. O is a multiple of WIDE.
+    doff: where the pixels of dy lie in a frame of zeros whose rows are drow long. O is a multiple
+    of WIDE.
     """
     outputs = len(db)
     part, total = np.zeros(16 * inputs * outputs, np.float32), np.empty(WIDE, np.float32)
@@ -245,11 +337,22 @@ def outer(x, xoff, xrow, corner, inputs, dy, doff, drow, dw, db):
         _input_group(x, xoff, xrow, inputs, corner, first, count, v, vstep)
         for t in range(count):
             d = np.int64(doff[corner[first + t, 0]])
-            _transform_slope(dy, d, d + outputs, d + drow, d + drow + outputs, outputs, z, t * WIDE, group * WIDE,
-                             zstep)
+            _transform_slope(
+                dy,
+                d,
+                d + outputs,
+                d + drow,
+                d + drow + outputs,
+                outputs,
+                z,
+                t * WIDE,
+                group * WIDE,
+                zstep,
+            )
         for o in range(0, outputs, WIDE):
             total[:] = 0
-            for t in range(count):                  # element (1, 1) of A dy A^T is the sum of the tile's dy
+            # element (1, 1) of A dy A^T is the sum of the tile's dy
+            for t in range(count):
                 for lane in range(WIDE):
                     total[lane] += z[5 * zstep + o * group + t * WIDE + lane]
             for lane in range(WIDE):
@@ -277,11 +380,21 @@ def _fold(part, dw):
     half = np.empty((3, 4, part.shape[2]), np.float32)
     for k in range(4):
         for n in range(part.shape[2]):
-            plus, minus = HALF * (part[1, k, n] + part[2, k, n]), HALF * (part[1, k, n] - part[2, k, n])
-            half[0, k, n], half[1, k, n], half[2, k, n] = part[0, k, n] + plus, minus, plus + part[3, k, n]
+            plus, minus = (
+                HALF * (part[1, k, n] + part[2, k, n]),
+                HALF * (part[1, k, n] - part[2, k, n]),
+            )
+            half[0, k, n], half[1, k, n], half[2, k, n] = (
+                part[0, k, n] + plus,
+                minus,
+                plus + part[3, k, n],
+            )
     for u in range(3):
         for n in range(part.shape[2]):
-            plus, minus = HALF * (half[u, 1, n] + half[u, 2, n]), HALF * (half[u, 1, n] - half[u, 2, n])
+            plus, minus = (
+                HALF * (half[u, 1, n] + half[u, 2, n]),
+                HALF * (half[u, 1, n] - half[u, 2, n]),
+            )
             dw[u, 0, n] += half[u, 0, n] + plus
             dw[u, 1, n] += minus
             dw[u, 2, n] += plus + half[u, 3, n]

@@ -1,7 +1,9 @@
-"""The operations over CuPy's arrays: the reference's own text, each line of it one or a few kernels on the GPU.
+"""The operations over CuPy's arrays: the reference's own text, each line of it one or a few kernels
+on the GPU.
 
-A convolution is unrolled patches and `cupy.matmul` (CuPy 14 has no cuDNN). Nothing here copies between host and
-device or waits for the device, but `asarray` and `to_host`, which are there for that.
+A convolution is unrolled patches and `cupy.matmul` (CuPy 14 has no cuDNN). Nothing here copies
+between host and device or waits for the device, but `asarray` and `to_host`, which are there for
+that.
 """
 
 from tinyddpm.formulas import over_arrays
@@ -14,8 +16,9 @@ class CupyOps(Ops):
 
     name = "cupy"
     lazy = True
-    shards = 1                  # a device is filled by a whole batch
-    block_bytes = 1 << 28       # of patches; a device has no use for a few rows at a time, and room for many
+    shards = 1  # a device is filled by a whole batch
+    # of patches; a device has no use for a few rows at a time, and room for many
+    block_bytes = 1 << 28
 
     def __init__(self, cupy):
         self.xp = cupy
@@ -46,4 +49,5 @@ class CupyOps(Ops):
 def make(name):
     """The backend, for `backend.get`."""
     import cupy
+
     return CupyOps(cupy)

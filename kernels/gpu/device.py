@@ -1,7 +1,9 @@
-"""What a CUDA kernel calls on the device: the formulas, and loads and stores of four floats at once.
+"""What a CUDA kernel calls on the device: the formulas, and loads and stores of four floats at
+once.
 
-Under Numba's simulator (NUMBA_ENABLE_CUDASIM=1, read when Numba is imported) the same names stand for plain
-Python, because a simulated kernel is an interpreted one and knows neither libdevice nor intrinsics.
+Under Numba's simulator (NUMBA_ENABLE_CUDASIM=1, read when Numba is imported) the same names stand
+for plain Python, because a simulated kernel is an interpreted one and knows neither libdevice nor
+intrinsics.
 """
 
 import numpy as np
@@ -14,12 +16,15 @@ from . import toolkit
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 ZERO = np.float32(0)
-# Flat indices are unsigned all through: for a signed one Numba asks at every access whether it is negative.
+# Flat indices are unsigned all through: for a signed one Numba asks at every access whether it is
+# negative.
 ONE, TWO, THREE, FOUR = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
 
 
 def device(function):
-    """Compile for the device. Without fastmath, so that a NaN stays one; products and sums are fused regardless."""
+    """Compile for the device. Without fastmath, so that a NaN stays one; products and sums are
+    fused regardless.
+    """
     return cuda.jit(function, device=True)
 
 
@@ -83,7 +88,9 @@ else:
 
     @device
     def f32(u):
-        """A word below 2**32 as a float32, by the 32-bit conversion: the 64-bit one is many instructions."""
+        """A word below 2**32 as a float32, by the 32-bit conversion: the 64-bit one is many
+        instructions.
+        """
         return np.float32(np.uint32(u))
 
     @device
@@ -102,47 +109,62 @@ else:
         return libdevice.fast_fdividef(np.float32(1), x)
 
     def multiply(a, b):
-        """formulas.product in words of 32 bits: one instruction of the card, where the 64-bit text takes two."""
+        """formulas.product in words of 32 bits: one instruction of the card, where the 64-bit text
+        takes two.
+        """
         a, b = np.int32(a), np.int32(b)
         return np.uint32(libdevice.umulhi(a, b)), np.uint32(a * b)
 
     def _address(context, builder, signature, args):
         """The address of x[i] as one of four floats."""
         array = context.make_array(signature.args[0])(context, builder, args[0])
-        return builder.bitcast(builder.gep(array.data, [args[1]]), VECTOR.as_pointer(array.data.type.addrspace))
+        return builder.bitcast(
+            builder.gep(array.data, [args[1]]), VECTOR.as_pointer(array.data.type.addrspace)
+        )
 
     @intrinsic
     def load4(typing, x, i):
-        """x[i : i + 4] of a flat float32 array in one 16-byte load; x[i] must lie on a multiple of 16 bytes."""
+        """x[i : i + 4] of a flat float32 array in one 16-byte load; x[i] must lie on a multiple of
+        16 bytes.
+        """
+
         def generate(context, builder, signature, args):
             vector = builder.load(_address(context, builder, signature, args), align=16)
             parts = [builder.extract_element(vector, ir.Constant(INT, k)) for k in range(4)]
             return context.make_tuple(builder, signature.return_type, parts)
+
         return types.UniTuple(types.float32, 4)(x, types.uint64), generate
 
     @intrinsic
     def store4(typing, x, i, a, b, c, d):
         """x[i : i + 4] = a, b, c, d in one 16-byte store; x[i] must lie on a multiple of 16 bytes."""
+
         def generate(context, builder, signature, args):
             vector = ir.Constant(VECTOR, ir.Undefined)
             for k, value in enumerate(args[2:]):
                 vector = builder.insert_element(vector, value, ir.Constant(INT, k))
             builder.store(vector, _address(context, builder, signature, args), align=16)
             return context.get_dummy_value()
+
         return types.void(x, types.uint64, *[types.float32] * 4), generate
 
 
 circle = polynomials.make(device, fma, bits, value, whole, select)
-formulas = make(device, f32, circle.log, sqrt, circle.cospi, circle.sinpi, minimum, maximum, multiply)
+formulas = make(
+    device, f32, circle.log, sqrt, circle.cospi, circle.sinpi, minimum, maximum, multiply
+)
 norm_formulas = make_norm(device, exp, reciprocal)
 
 
 def access(wide):
-    """(load, store) of four neighbouring values: in 16 bytes where `wide`, else one by one, as many as are `left`.
+    """(load, store) of four neighbouring values: in 16 bytes where `wide`, else one by one, as many
+    as are `left`.
 
-    load(x, i, left, fill) -> four values, those beyond `left` being `fill`; store(x, i, left, a, b, c, d).
+    load(x, i, left, fill) -> four values, those beyond `left` being `fill`; store(x, i, left, a, b,
+    c, d).
     """
     if wide:
+
         @device
         def load(x, i, left, fill):
             return load4(x, i)
@@ -151,10 +173,15 @@ def access(wide):
         def store(x, i, left, a, b, c, d):
             store4(x, i, a, b, c, d)
     else:
+
         @device
         def load(x, i, left, fill):
-            return (x[i], x[i + ONE] if left > 1 else fill, x[i + TWO] if left > 2 else fill,
-                    x[i + THREE] if left > 3 else fill)
+            return (
+                x[i],
+                x[i + ONE] if left > 1 else fill,
+                x[i + TWO] if left > 2 else fill,
+                x[i + THREE] if left > 3 else fill,
+            )
 
         @device
         def store(x, i, left, a, b, c, d):
@@ -165,4 +192,5 @@ def access(wide):
                 x[i + TWO] = c
             if left > 3:
                 x[i + THREE] = d
+
     return load, store

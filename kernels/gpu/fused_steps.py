@@ -1,8 +1,10 @@
-"""The step kernels for CUDA: noise, the forward step, the reverse step and the optimiser's, float32.
+"""The step kernels for CUDA: noise, the forward step, the reverse step and the optimiser's,
+float32.
 
-Arrays are flat: `samples` rows of n elements, one after another. A thread takes four neighbouring elements of one
-row, which share a Philox counter; the counter starts anew at each row. Every kernel exists twice: `wide`, with
-16-byte loads and stores, for n and addresses that are multiples of four floats, and narrow.
+Arrays are flat: `samples` rows of n elements, one after another. A thread takes four neighbouring
+elements of one row, which share a Philox counter; the counter starts anew at each row. Every kernel
+exists twice: `wide`, with 16-byte loads and stores, for n and addresses that are multiples of four
+floats, and narrow.
 """
 
 from types import SimpleNamespace
@@ -18,7 +20,9 @@ adamw, average = formulas.adamw, formulas.average
 
 @device
 def place(n):
-    """This thread's row, its first element there, and how many elements of the row are left from it on."""
+    """This thread's row, its first element there, and how many elements of the row are left from it
+    on.
+    """
     row = np.int32(cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y)
     first = np.int32(4 * (cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x))
     return row, first, n - first
@@ -32,9 +36,18 @@ def flat(row, n, first):
 
 @device
 def draw(row, first, words):
-    """Four N(0, 1) values of the counter at (row, first); words: k0, k1, purpose, step, first_sample, uint32."""
+    """Four N(0, 1) values of the counter at (row, first); words: k0, k1, purpose, step,
+    first_sample, uint32.
+    """
     k0, k1, purpose, step, first_sample = words
-    return normals(np.uint64(np.uint32(first >> 2)), np.uint64(np.uint32(first_sample + row)), step, purpose, k0, k1)
+    return normals(
+        np.uint64(np.uint32(first >> 2)),
+        np.uint64(np.uint32(first_sample + row)),
+        step,
+        purpose,
+        k0,
+        k1,
+    )
 
 
 def step_kernels(wide):
@@ -54,8 +67,15 @@ def step_kernels(wide):
         """One thread's part of Ho20 eq. 4."""
         a, b = signal[row], scale[row]
         x = load(x0, i, left, ZERO)
-        store(xt, i, left, noised(x[0], e0, a, b), noised(x[1], e1, a, b), noised(x[2], e2, a, b),
-              noised(x[3], e3, a, b))
+        store(
+            xt,
+            i,
+            left,
+            noised(x[0], e0, a, b),
+            noised(x[1], e1, a, b),
+            noised(x[2], e2, a, b),
+            noised(x[3], e3, a, b),
+        )
 
     @cuda.jit(fastmath=True)
     def noised_given(x0, eps, signal, scale, xt, samples, n):
@@ -106,8 +126,13 @@ def step_kernels(wide):
                 z0, z1, z2, z3 = draw(row, first, words)
             descend(xt, output, xs, flat(row, n, first), left, factors, z0, z1, z2, z3)
 
-    return {"normal": normal, "noised": noised_given, "noised_drawn": noised_drawn, "reverse": reverse_given,
-            "reverse_drawn": reverse_drawn}
+    return {
+        "normal": normal,
+        "noised": noised_given,
+        "noised_drawn": noised_drawn,
+        "reverse": reverse_given,
+        "reverse_drawn": reverse_drawn,
+    }
 
 
 def optimiser_kernel(wide):
@@ -122,10 +147,11 @@ def optimiser_kernel(wide):
 
     @cuda.jit(fastmath=True)
     def adamw_ema(theta, grad, m, v, ema, scale, n, factors):
-        """All in place but the gradient, which counts scale[0] times, so that clipping does not wait for the host.
+        """All in place but the gradient, which counts scale[0] times, so that clipping does not
+        wait for the host.
 
-        factors: keep, rate, gain_m, gain_v, correct_v, tol (formulas.adamw) and the average's weight. The last
-        elements, fewer than four, are taken one by one.
+        factors: keep, rate, gain_m, gain_v, correct_v, tol (formulas.adamw) and the average's
+        weight. The last elements, fewer than four, are taken one by one.
         """
         i, end = np.uint64(4 * cuda.grid(1)), np.uint64(n)
         if wide and i + FOUR <= end:
@@ -142,10 +168,14 @@ def optimiser_kernel(wide):
         else:
             end = i + FOUR if i + FOUR < end else end
             while i < end:
-                theta[i], m[i], v[i], ema[i] = updated(theta[i], scale[0] * grad[i], m[i], v[i], ema[i], factors)
+                theta[i], m[i], v[i], ema[i] = updated(
+                    theta[i], scale[0] * grad[i], m[i], v[i], ema[i], factors
+                )
                 i += ONE
 
     return {"adamw_ema": adamw_ema}
 
 
-KERNELS = {wide: SimpleNamespace(**step_kernels(wide), **optimiser_kernel(wide)) for wide in (True, False)}
+KERNELS = {
+    wide: SimpleNamespace(**step_kernels(wide), **optimiser_kernel(wide)) for wide in (True, False)
+}

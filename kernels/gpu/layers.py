@@ -1,7 +1,9 @@
-"""GroupNorm with SiLU, and im2col, for CUDA, float32, over channels-last arrays that are handed in flat.
+"""GroupNorm with SiLU, and im2col, for CUDA, float32, over channels-last arrays that are handed in
+flat.
 
-One block of threads works on one group of one sample: threadIdx.x walks over the group's channels, threadIdx.y over
-the pixels. Sums are trees in shared memory, always of the same shape, so that a result is the same in every run.
+One block of threads works on one group of one sample: threadIdx.x walks over the group's channels,
+threadIdx.y over the pixels. Sums are trees in shared memory, always of the same shape, so that a
+result is the same in every run.
 """
 
 import numpy as np
@@ -11,13 +13,14 @@ from .device import ZERO, device, load4, norm_formulas, sqrt, store4
 
 normalised, normalised_backward = norm_formulas.normalised, norm_formulas.normalised_backward
 silu, silu_slope = norm_formulas.silu, norm_formulas.silu_slope
-THREADS = 256           # of a block, at most: the size of what it shares
+THREADS = 256  # of a block, at most: the size of what it shares
 UNIT = np.float32(1)
 
 
 @device
 def fold(shared, value, lane, count, stride):
-    """The sum of `value` over the `count` threads whose places in `shared` are `stride` apart; lane: this one's rank.
+    """The sum of `value` over the `count` threads whose places in `shared` are `stride` apart;
+    lane: this one's rank.
 
     Threads of several such columns call this together; each gets its own column's sum.
     """
@@ -51,7 +54,11 @@ def fold_block(shared, value):
 @device
 def group(pixels, channels, width):
     """This block's group: its place among all groups, its first channel, and its size as a float32."""
-    return cuda.blockIdx.x * cuda.gridDim.y + cuda.blockIdx.y, cuda.blockIdx.y * width, np.float32(pixels * width)
+    return (
+        cuda.blockIdx.x * cuda.gridDim.y + cuda.blockIdx.y,
+        cuda.blockIdx.y * width,
+        np.float32(pixels * width),
+    )
 
 
 @device
@@ -61,8 +68,11 @@ def walk(c, pixels, channels):
     Unsigned, so that Numba does not look for negative indices at every access.
     """
     sample = np.int64(cuda.blockIdx.x) * pixels * channels
-    return (np.uint64(sample + channels * cuda.threadIdx.y + c), np.uint64(channels * cuda.blockDim.y),
-            np.uint64(sample + pixels * channels))
+    return (
+        np.uint64(sample + channels * cuda.threadIdx.y + c),
+        np.uint64(channels * cuda.blockDim.y),
+        np.uint64(sample + pixels * channels),
+    )
 
 
 @device
@@ -84,9 +94,11 @@ def norm_kernels(activate):
 
     @cuda.jit
     def norm(x, w, b, y, mean, inv, pixels, channels, width, tol):
-        """y from x, `width` channels a group; each group's mean and 1 / sqrt(var + tol) are kept, (B, groups).
+        """y from x, `width` channels a group; each group's mean and 1 / sqrt(var + tol) are kept,
+        (B, groups).
 
-        Launched over (samples, groups). The variance is the mean of squared differences, in a pass of its own.
+        Launched over (samples, groups). The variance is the mean of squared differences, in a pass
+        of its own.
         """
         shared = cuda.shared.array(THREADS, float32)
         place, first, size = group(pixels, channels, width)
@@ -112,16 +124,19 @@ def norm_kernels(activate):
 
     @cuda.jit
     def norm_backward(dy, x, w, b, mean, inv, dx, dw, db, pixels, channels, width):
-        """dx, and each sample's share of dw and db, (B, C), to be summed over the samples afterwards.
+        """dx, and each sample's share of dw and db, (B, C), to be summed over the samples
+        afterwards.
 
-        Launched as `norm`. The sums over a group's pixels are dw and db; weighted by w, they are the means of dx.
+        Launched as `norm`. The sums over a group's pixels are dw and db; weighted by w, they are
+        the means of dx.
         """
         shared = cuda.shared.array(THREADS, float32)
         place, first, size = group(pixels, channels, width)
         centre, scale = mean[place], inv[place]
         sum_dn, sum_dn_n = ZERO, ZERO
         c = cuda.threadIdx.x
-        while c - cuda.threadIdx.x < width:         # all threads go round equally often: fold waits for them all
+        # all threads go round equally often: fold waits for them all
+        while c - cuda.threadIdx.x < width:
             weight, bias, on_w, on_b = ZERO, ZERO, ZERO, ZERO
             if c < width:
                 weight, bias = w[first + c], b[first + c]
@@ -155,17 +170,21 @@ def norm_kernels(activate):
 
 
 def im2col_kernel(wide):
-    """im2col; `wide` moves four channels at once, for channels and addresses that are multiples of four floats."""
+    """im2col; `wide` moves four channels at once, for channels and addresses that are multiples of
+    four floats.
+    """
     step = 4 if wide else 1
 
     @cuda.jit
     def im2col(x, patches, height, width, channels, k, stride, before, columns):
-        """Every k x k patch of x as a row of k k C values; beyond x lie zeros, `before` of them before its first pixel.
+        """Every k x k patch of x as a row of k k C values; beyond x lie zeros, `before` of them
+        before its first pixel.
 
-        Launched over (samples, rows of the result, pixels of a patch), threads over (channels, columns).
+        Launched over (samples, rows of the result, pixels of a patch), threads over (channels,
+        columns).
         """
         u, v = 0, cuda.blockIdx.z
-        while v >= k:                   # a division would be a hundred instructions
+        while v >= k:  # a division would be a hundred instructions
             u, v = u + 1, v - k
         row = cuda.blockIdx.y * stride - before + u
         line = np.int64(cuda.blockIdx.x) * height + row

@@ -13,7 +13,8 @@ from . import layers as norms
 FLAT = types.Array(types.float32, 1, "C", aligned=True)
 INT, FLOAT, WORDS = types.int64, types.float32, types.UniTuple(types.uint32, 5)
 
-# The types that cuda_ops launches each kernel with. Sizes of rows are int32, so that a thread's place is cheap.
+# The types that cuda_ops launches each kernel with. Sizes of rows are int32, so that a thread's
+# place is cheap.
 SIGNATURES = {
     "normal": (FLAT, types.int32, types.int32, WORDS),
     "noised": (*[FLAT] * 5, types.int32, types.int32),
@@ -28,7 +29,9 @@ SIGNATURES = {
 
 
 def kernel(name, wide=True):
-    """The kernel of that name; of the two that move data four floats at a time or one, the one asked for."""
+    """The kernel of that name; of the two that move data four floats at a time or one, the one
+    asked for.
+    """
     if name == "im2col":
         return norms.IM2COL[wide]
     return getattr(steps.KERNELS[wide], name, None) or getattr(norms, name)
@@ -37,13 +40,18 @@ def kernel(name, wide=True):
 def compile_ptx(name, wide=True, cc=(9, 0)):
     """PTX of a kernel for a compute capability (or the newest below it that Numba knows).
 
-    Numba asks the current device for its capability wherever a device function is called, so it is told one.
+    Numba asks the current device for its capability wherever a device function is called, so it is
+    told one.
     """
     device = SimpleNamespace(compute_capability=cc)
     with mock.patch.object(numba.cuda.dispatcher, "get_current_device", lambda: device):
         found = kernel(name, wide)
-        return cuda.compile_ptx(found.py_func, SIGNATURES[name], cc=cc,
-                                fastmath=found.targetoptions.get("fastmath", False))[0]
+        return cuda.compile_ptx(
+            found.py_func,
+            SIGNATURES[name],
+            cc=cc,
+            fastmath=found.targetoptions.get("fastmath", False),
+        )[0]
 
 
 def newest():

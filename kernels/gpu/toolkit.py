@@ -1,4 +1,6 @@
-"""Where the CUDA toolkit lies: Numba looks in CUDA_HOME and in the system, but not in the wheels of the cuda extras."""
+"""Where the CUDA toolkit lies: Numba looks in CUDA_HOME and in the system, but not in the wheels of
+the cuda extras.
+"""
 
 import importlib.util
 import os
@@ -13,14 +15,20 @@ def wheel_folders():
     """The folders that NVIDIA's wheels install their toolkit into, newest first."""
     spec = importlib.util.find_spec("nvidia")
     parents = [pathlib.Path(p) for p in spec.submodule_search_locations] if spec else []
-    return [folder for parent in parents for pattern in ("cu[0-9]*", "cuda_nvcc")
-            for folder in sorted(parent.glob(pattern), reverse=True)]
+    return [
+        folder
+        for parent in parents
+        for pattern in ("cu[0-9]*", "cuda_nvcc")
+        for folder in sorted(parent.glob(pattern), reverse=True)
+    ]
 
 
 def use_wheels(folders=None):
-    """Tell Numba of the first of `folders` (by default the wheels') that holds NVVM; returns it, or None.
+    """Tell Numba of the first of `folders` (by default the wheels') that holds NVVM; returns it, or
+    None.
 
-    Without an argument, does nothing where Numba finds a toolkit by itself: NVVM and ptxas must be of one version.
+    Without an argument, does nothing where Numba finds a toolkit by itself: NVVM and ptxas must be
+    of one version.
     """
     from numba.cuda import cuda_paths
     from numba.cuda.cudadrv import error, nvvm
@@ -32,11 +40,16 @@ def use_wheels(folders=None):
         except (error.NvvmSupportError, OSError):
             folders = wheel_folders()
     for folder in folders:
-        library, runtime, bitcode = (sorted(folder.rglob(pattern)) for pattern in (
-            "libnvvm.so*", "libcudart.so*", "libdevice*.bc"))
+        library, runtime, bitcode = (
+            sorted(folder.rglob(pattern))
+            for pattern in ("libnvvm.so*", "libcudart.so*", "libdevice*.bc")
+        )
         if library and bitcode:
-            found = dict(cuda_paths.get_cuda_paths(), nvvm=Found("wheel", str(library[-1])),
-                         libdevice=Found("wheel", str(bitcode[-1])))
+            found = dict(
+                cuda_paths.get_cuda_paths(),
+                nvvm=Found("wheel", str(library[-1])),
+                libdevice=Found("wheel", str(bitcode[-1])),
+            )
             if runtime:
                 found["cudalib_dir"] = Found("wheel", str(runtime[-1].parent))
             cuda_paths.get_cuda_paths._cached_result = found
@@ -45,7 +58,11 @@ def use_wheels(folders=None):
 
 
 def tool(name):
-    """The path of ptxas or cuobjdump: on PATH, in CUDA_HOME, in the system's toolkit, in a wheel; or None."""
+    """The path of ptxas or cuobjdump: on PATH, in CUDA_HOME, in the system's toolkit, in a wheel;
+    or None.
+    """
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     folders = [pathlib.Path(home) for home in homes if home] + wheel_folders()
-    return shutil.which(name) or next(filter(None, (shutil.which(name, path=f / "bin") for f in folders)), None)
+    return shutil.which(name) or next(
+        filter(None, (shutil.which(name, path=f / "bin") for f in folders)), None
+    )

@@ -1,4 +1,6 @@
-"""The command line as its users meet it: a process, its files, its exit codes and its one line of complaint."""
+"""The command line as its users meet it: a process, its files, its exit codes and its one line of
+complaint.
+"""
 
 import json
 import os
@@ -19,7 +21,20 @@ from tinyddpm.runs import log as runlog
 from tinyddpm.training import Recipe
 
 ROOT = pathlib.Path(__file__).parents[2]
-SMALL = ["--base", "8", "--groups", "4", "--blocks", "1", "--batch", "16", "--T", "12", "--save-every", "3"]
+SMALL = [
+    "--base",
+    "8",
+    "--groups",
+    "4",
+    "--blocks",
+    "1",
+    "--batch",
+    "16",
+    "--T",
+    "12",
+    "--save-every",
+    "3",
+]
 
 
 @pytest.fixture
@@ -34,11 +49,13 @@ def call(capsys, *argv):
     """(exit code, standard output, standard error) of one command, in this process."""
     try:
         code = cli.main([str(a) for a in argv])
-    except SystemExit as stop:              # argparse's own refusals
+    except SystemExit as stop:  # argparse's own refusals
         code = stop.code
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            signal.signal(
+                number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            )
     done = capsys.readouterr()
     return code, done.out, done.err
 
@@ -46,31 +63,62 @@ def call(capsys, *argv):
 def start(*argv, **options):
     """A process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "tinyddpm", *map(str, argv)], env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    return subprocess.Popen(
+        [sys.executable, "-m", "tinyddpm", *map(str, argv)],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
 
 
 def test_train_sample_eval(here, capsys):
     code, out, err = call(capsys, "train", "digits", "--steps", 4, *SMALL)
     assert (code, err) == (0, "") and "runs/digits" in out
     run = here / "runs" / "digits"
-    assert {p.name for p in run.iterdir()} == {"samples.png", "reverse.gif", "loss.png", runlog.NAME, checkpoint.NAME,
-                                               "checkpoint-3.npz"}
+    assert {p.name for p in run.iterdir()} == {
+        "samples.png",
+        "reverse.gif",
+        "loss.png",
+        runlog.NAME,
+        checkpoint.NAME,
+        "checkpoint-3.npz",
+    }
     for name in ("samples.png", "loss.png"):
         with Image.open(run / name) as image:
             assert min(image.size) > 200
     with Image.open(run / "reverse.gif") as image:
         assert image.n_frames == 4
 
-    code, out, err = call(capsys, "sample", run, "--n", 5, "--steps", 3, "--seed", 7, "--array", "x.npy",
-                          "--gif", "x.gif")
+    code, out, err = call(
+        capsys,
+        "sample",
+        run,
+        "--n",
+        5,
+        "--steps",
+        3,
+        "--seed",
+        7,
+        "--array",
+        "x.npy",
+        "--gif",
+        "x.gif",
+    )
     assert (code, err) == (0, "") and (run / "samples-7.png").exists() and (here / "x.gif").exists()
     x = np.load("x.npy")
-    assert x.shape == (5, 8, 8, 1) and x.min() >= 0 and x.max() <= 16 and x.max() > 2      # the digits' own range
+    # the digits' own range
+    assert x.shape == (5, 8, 8, 1) and x.min() >= 0 and x.max() <= 16 and x.max() > 2
 
     code, out, err = call(capsys, "eval", run, "--n", 30, "--steps", 2)
     scores = json.loads((run / "eval.json").read_text())
-    assert (code, err) == (0, "") and "frechet" in out and scores["n"] == 30 and 0 <= scores["coverage"] <= 1
+    assert (
+        (code, err) == (0, "")
+        and "frechet" in out
+        and scores["n"] == 30
+        and 0 <= scores["coverage"] <= 1
+    )
 
 
 def test_a_second_run_takes_a_free_folder(here, capsys):
@@ -81,7 +129,9 @@ def test_a_second_run_takes_a_free_folder(here, capsys):
 
 @pytest.mark.parametrize("toy", ["moons", "swissroll", "rings"])
 def test_toys(here, capsys, toy):
-    code, _, err = call(capsys, "train", toy, "--steps", 2, "--hidden", 8, "--layers", 1, "--T", 5, "--out", "r")
+    code, _, err = call(
+        capsys, "train", toy, "--steps", 2, "--hidden", 8, "--layers", 1, "--T", 5, "--out", "r"
+    )
     assert (code, err) == (0, "")
     assert call(capsys, "eval", "r", "--n", 20)[0] == 0
 
@@ -110,7 +160,12 @@ def test_resume_is_bitwise_and_only_steps_may_change(here, capsys):
     wait_for(here / "cut" / checkpoint.NAME)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "--resume cut" in err and err.count("\n") == 1 and "Traceback" not in err
+    assert (
+        process.returncode == 130
+        and "--resume cut" in err
+        and err.count("\n") == 1
+        and "Traceback" not in err
+    )
     step = checkpoint.load("cut")[1]["step"]
     code, out, err = call(capsys, "train", "--resume", "cut", "--steps", step + 2)
     assert code == 0 and checkpoint.load("cut")[1]["step"] == step + 2
@@ -147,19 +202,36 @@ def bad_inputs(folder):
     checkpoint.save(folder / "old.npz", {"ema": np.zeros(3)}, {"version": 0})
     checkpoint.save(folder / "hollow.npz", {"ema": np.zeros(3)}, {})
     return [
-        (["train", "missing.npy"], "missing.npy"), (["train", "empty"], "empty"), (["train", "shape.npy"], "shape"),
-        (["train", "nan.npy"], "NaN"), (["train", "far.npy"], "--range"), (["train", "objects.npy"], "objects.npy"),
-        (["train", "text.npz"], "text.npz"), (["train", "--T", "0"], "T must be"), (["train", "--steps", "0"], "steps"),
-        (["train", "--lr", "nan"], "lr"), (["train", "--groups", "7"], "groups"), (["train", "--heads", "5"], "heads"),
-        (["train", "--mults", "1", "1", "1", "1", "1"], "halve"), (["train", "--attention", "9"], "levels"),
-        (["train", "--base", "7"], "base"), (["train", "--hidden", "8"], "--hidden"),
-        (["train", "moons", "--base", "8"], "--base"), (["train", "--zero-snr", "--target", "eps"], "--target"),
-        (["train", "--holdout", "1"], "holdout"), (["train", "--range", "0", "1"], "range"),
-        (["train", "--resume", "nowhere"], "no checkpoint"), (["train", "--seed", "-1"], "seed"),
-        (["sample", "nowhere"], "no checkpoint"), (["sample", "old.npz"], "version 0"),
-        (["sample", "hollow.npz"], "lacks"), (["sample", "text.npz"], "not a readable checkpoint"),
-        (["eval", "empty"], "no checkpoint"), (["train", "--steps", "many"], "invalid int"),
-        (["trian"], "invalid choice"), ([], "required"),
+        (["train", "missing.npy"], "missing.npy"),
+        (["train", "empty"], "empty"),
+        (["train", "shape.npy"], "shape"),
+        (["train", "nan.npy"], "NaN"),
+        (["train", "far.npy"], "--range"),
+        (["train", "objects.npy"], "objects.npy"),
+        (["train", "text.npz"], "text.npz"),
+        (["train", "--T", "0"], "T must be"),
+        (["train", "--steps", "0"], "steps"),
+        (["train", "--lr", "nan"], "lr"),
+        (["train", "--groups", "7"], "groups"),
+        (["train", "--heads", "5"], "heads"),
+        (["train", "--mults", "1", "1", "1", "1", "1"], "halve"),
+        (["train", "--attention", "9"], "levels"),
+        (["train", "--base", "7"], "base"),
+        (["train", "--hidden", "8"], "--hidden"),
+        (["train", "moons", "--base", "8"], "--base"),
+        (["train", "--zero-snr", "--target", "eps"], "--target"),
+        (["train", "--holdout", "1"], "holdout"),
+        (["train", "--range", "0", "1"], "range"),
+        (["train", "--resume", "nowhere"], "no checkpoint"),
+        (["train", "--seed", "-1"], "seed"),
+        (["sample", "nowhere"], "no checkpoint"),
+        (["sample", "old.npz"], "version 0"),
+        (["sample", "hollow.npz"], "lacks"),
+        (["sample", "text.npz"], "not a readable checkpoint"),
+        (["eval", "empty"], "no checkpoint"),
+        (["train", "--steps", "many"], "invalid int"),
+        (["trian"], "invalid choice"),
+        ([], "required"),
     ]
 
 
@@ -173,8 +245,15 @@ def test_bad_input_gets_one_line_and_exit_code_2(here, capsys):
     assert not (here / "runs").exists(), "a refused command leaves nothing behind"
 
 
-@pytest.mark.parametrize("options, word", [
-    (["--n", "0"], "n must"), (["--steps", "0"], "steps"), (["--eta", "2"], "eta"), (["--seed", "-3"], "seed")])
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        (["--n", "0"], "n must"),
+        (["--steps", "0"], "steps"),
+        (["--eta", "2"], "eta"),
+        (["--seed", "-3"], "seed"),
+    ],
+)
 def test_bad_sampler_settings(here, capsys, options, word):
     call(capsys, "train", "--steps", 1, "--out", "r", *SMALL)
     code, _, err = call(capsys, "sample", "r", *options)
@@ -183,14 +262,18 @@ def test_bad_sampler_settings(here, capsys, options, word):
 
 def test_a_failure_is_not_bad_input(here, capsys):
     """Divergence exits with 1 and names the step."""
-    code, _, err = call(capsys, "train", "--steps", 50, "--lr", "1e30", "--clip-norm", 0, "--out", "r", *SMALL)
+    code, _, err = call(
+        capsys, "train", "--steps", 50, "--lr", "1e30", "--clip-norm", 0, "--out", "r", *SMALL
+    )
     assert code == 1 and "diverged at step" in err and err.count("\n") == 1
 
 
 def test_help_groups_the_options_and_shows_defaults(capsys):
     code, out, _ = call(capsys, "train", "--help")
     assert code == 0 and "None" not in out
-    assert all(f"\n{group}:" in out for group in ("run", "data", "training", "diffusion", "network"))
+    assert all(
+        f"\n{group}:" in out for group in ("run", "data", "training", "diffusion", "network")
+    )
     assert f"how many steps (default: {Recipe().steps})" in " ".join(out.split())
 
 
@@ -200,8 +283,12 @@ def test_progress_is_shown_on_a_terminal_only(here):
     assert process.communicate(timeout=120)[1] == ""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-m", "tinyddpm", *map(str, argv), "--out", "live"], env=environment,
-                               stdout=subprocess.DEVNULL, stderr=theirs)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tinyddpm", *map(str, argv), "--out", "live"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+    )
     assert process.wait(timeout=120) == 0
     os.close(theirs)
     shown = os.read(ours, 10000).decode()

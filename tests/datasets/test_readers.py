@@ -1,4 +1,6 @@
-"""readers.py beyond single arrays: CIFAR, labels, folders, names inside archives, and sizes that cannot be true."""
+"""readers.py beyond single arrays: CIFAR, labels, folders, names inside archives, and sizes that
+cannot be true.
+"""
 
 import gzip
 import io
@@ -29,11 +31,14 @@ def records(images, *labels):
     """CIFAR's binary version: the label bytes, then 1024 red, 1024 green, 1024 blue, row by row."""
     out = b""
     for i, image in enumerate(images):
-        out += bytes(kind[i] for kind in labels) + b"".join(image[..., c].tobytes() for c in range(3))
+        out += bytes(kind[i] for kind in labels) + b"".join(
+            image[..., c].tobytes() for c in range(3)
+        )
     return out
 
 
 # --- CIFAR ---
+
 
 def test_cifar_10_file_and_folder(tmp_path):
     images = pixels(7)
@@ -42,7 +47,8 @@ def test_cifar_10_file_and_folder(tmp_path):
         (tmp_path / f"data_batch_{i + 1}.bin").write_bytes(records(images[part], labels[part]))
     (tmp_path / "test_batch.bin").write_bytes(records(pixels(1) + 1, [5]))
     (tmp_path / "batches.meta.txt").write_text("airplane\n")
-    loaded = data.load(tmp_path)                        # the training set: the test batch is asked for by name
+    # the training set: the test batch is asked for by name
+    loaded = data.load(tmp_path)
     assert np.array_equal(data.to_uint8(loaded.x), images) and loaded.labels.tolist() == labels
     loaded = data.load(tmp_path / "test_batch.bin")
     assert np.array_equal(data.to_uint8(loaded.x), pixels(1) + 1) and loaded.labels.tolist() == [5]
@@ -54,14 +60,23 @@ def test_cifar_100_has_its_fine_labels(tmp_path):
         path.write_bytes(records(images, [19, 0, 3, 3], [99, 0, 42, 10]))
     for where in (tmp_path, tmp_path / "test.bin"):
         loaded = data.load(where)
-        assert np.array_equal(data.to_uint8(loaded.x), images) and loaded.labels.tolist() == [99, 0, 42, 10]
+        assert np.array_equal(data.to_uint8(loaded.x), images) and loaded.labels.tolist() == [
+            99,
+            0,
+            42,
+            10,
+        ]
 
 
 def test_bad_cifar(tmp_path):
     path = tmp_path / "data_batch_1.bin"
-    for content, words in ((records(pixels(2), [1, 10]), "label 10; those of CIFAR-10 go from 0 to 9"),
-                           (records(pixels(2), [1, 1], [0, 100]), "label 100; those of CIFAR-100"),
-                           (b"", "empty"), (records(pixels(2), [1, 2])[:-1], "3073"), (b"\1" + bytes(4000), "3073")):
+    for content, words in (
+        (records(pixels(2), [1, 10]), "label 10; those of CIFAR-10 go from 0 to 9"),
+        (records(pixels(2), [1, 1], [0, 100]), "label 100; those of CIFAR-100"),
+        (b"", "empty"),
+        (records(pixels(2), [1, 2])[:-1], "3073"),
+        (b"\1" + bytes(4000), "3073"),
+    ):
         path.write_bytes(content)
         for where in (path, tmp_path):
             with pytest.raises(InputError, match=words):
@@ -69,7 +84,7 @@ def test_bad_cifar(tmp_path):
     path.write_bytes(records(pixels(9), range(9)))
     with pytest.raises(InputError, match=rf"{4 * 9 * 3072:,} bytes; the limit is"):
         readers.read(path, limit=4 * 9 * 3072 - 1)
-    with open(path, "wb") as file:                      # sparse: 30 GB that take no room
+    with open(path, "wb") as file:  # sparse: 30 GB that take no room
         file.truncate(3073 * 10**7)
     refused_within(2**20, lambda: readers.read(path))
     refused_within(2**20, lambda: readers.read(tmp_path))
@@ -81,19 +96,29 @@ def test_pickles_are_refused_with_the_reason(tmp_path, name, protocol):
     class Boom:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "ran"),)
+
     (tmp_path / name).write_bytes(pickle.dumps({b"data": Boom()}, protocol))
     for where in (tmp_path, tmp_path / name):
         one_line(lambda where=where: data.load(where), str(where))
-        with pytest.raises(InputError, match="Python pickle, which could run any code: .* binary version of CIFAR"):
+        with pytest.raises(
+            InputError, match="Python pickle, which could run any code: .* binary version of CIFAR"
+        ):
             readers.read(where)
     assert not (tmp_path / "ran").exists()
 
 
 # --- labels and folders ---
 
-@pytest.mark.parametrize("images, labels", [
-    ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"), ("train-images.idx3-ubyte", "train-labels.idx1-ubyte"),
-    ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte"), ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte.gz")])
+
+@pytest.mark.parametrize(
+    "images, labels",
+    [
+        ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+        ("train-images.idx3-ubyte", "train-labels.idx1-ubyte"),
+        ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte"),
+        ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte.gz"),
+    ],
+)
 def test_idx_finds_its_labels(tmp_path, images, labels):
     for name, content in ((images, idx(GREY)), (labels, idx(LABELS))):
         (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
@@ -113,9 +138,12 @@ def test_bad_labels_beside_are_named(tmp_path):
         data.load(tmp_path / "train-images-idx3-ubyte")
 
 
-@pytest.mark.parametrize("names", [["ant", "bee", "cat"], ["2", "9", "10"]], ids=["words", "numbers"])
+@pytest.mark.parametrize(
+    "names", [["ant", "bee", "cat"], ["2", "9", "10"]], ids=["words", "numbers"]
+)
 def test_a_folder_of_folders_has_labels(tmp_path, names):
-    for i in (5, 3, 1, 0, 2, 4):                    # the order in which they are made must not matter
+    # the order in which they are made must not matter
+    for i in (5, 3, 1, 0, 2, 4):
         folder = tmp_path / names[i // 2]
         folder.mkdir(exist_ok=True)
         Image.fromarray(COLOUR[i]).save(folder / f"{i}.png")
@@ -123,7 +151,14 @@ def test_a_folder_of_folders_has_labels(tmp_path, names):
     (tmp_path / ".hidden").mkdir()
     Image.fromarray(COLOUR[0]).save(tmp_path / ".hidden" / "a.png")
     loaded = data.load(tmp_path)
-    assert np.array_equal(data.to_uint8(loaded.x), COLOUR) and loaded.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert np.array_equal(data.to_uint8(loaded.x), COLOUR) and loaded.labels.tolist() == [
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+    ]
     Image.new("L", (9, 9)).save(tmp_path / names[1] / "z.png")
     with pytest.raises(InputError, match=rf"{names[1]}.z.png: is 9 x 9, {names[0]}.0.png is 4 x 5"):
         data.load(tmp_path)
@@ -137,8 +172,11 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 
 # --- archives ---
 
-@pytest.mark.parametrize("name", ["../x.npy", "/etc/x.npy", "a/x.npy", "a\\x.npy", "C:x.npy", "readme.txt",
-                                  "x.npy\0.npy"])
+
+@pytest.mark.parametrize(
+    "name",
+    ["../x.npy", "/etc/x.npy", "a/x.npy", "a\\x.npy", "C:x.npy", "readme.txt", "x.npy\0.npy"],
+)
 def test_names_in_an_npz_are_plain(tmp_path, name):
     good = saved(np.save, GREY)
     content = zipped([("images.npy", good), (name.replace("\0", "?"), good)], zipfile.ZIP_STORED)
@@ -147,9 +185,13 @@ def test_names_in_an_npz_are_plain(tmp_path, name):
 
 
 def test_names_in_an_npz_are_not_twice_there(tmp_path):
-    content = zipped([("x.npy", saved(np.save, GREY)), ("x.npy", saved(np.save, COLOUR))], zipfile.ZIP_DEFLATED)
+    content = zipped(
+        [("x.npy", saved(np.save, GREY)), ("x.npy", saved(np.save, COLOUR))], zipfile.ZIP_DEFLATED
+    )
     (tmp_path / "a.npz").write_bytes(content)
-    one_line(lambda: data.load(tmp_path / "a.npz"), f"{tmp_path / 'a.npz'}: holds two members named ")
+    one_line(
+        lambda: data.load(tmp_path / "a.npz"), f"{tmp_path / 'a.npz'}: holds two members named "
+    )
 
 
 def test_a_gzip_holds_an_idx_and_not_another_gzip(tmp_path):
@@ -160,7 +202,9 @@ def test_a_gzip_holds_an_idx_and_not_another_gzip(tmp_path):
 
 
 def test_an_old_npy_is_read_without_a_warning(tmp_path):
-    """Python 2 wrote long integers as 10L: NumPy mends that and warns; warnings are errors in these tests."""
+    """Python 2 wrote long integers as 10L: NumPy mends that and warns; warnings are errors in these
+    tests.
+    """
     content = saved(np.save, GREY).replace(b"(6, 5, 4), }  ", b"(6L, 5, 4L), }")
     (tmp_path / "a.npy").write_bytes(content)
     assert np.array_equal(readers.read(tmp_path / "a.npy")[0], GREY)
@@ -168,20 +212,30 @@ def test_an_old_npy_is_read_without_a_warning(tmp_path):
 
 # --- sizes ---
 
+
 @pytest.mark.parametrize("form", ["npy", "npz", "idx", "idx.gz"])
 def test_what_unpacks_to_300_mb_needs_a_higher_limit(tmp_path, form):
-    """300 MB of bytes are 1.2 GB of samples, more than the limit of 2^30 bytes; as float32 zeros they pack to 0.3 MB.
+    """300 MB of bytes are 1.2 GB of samples, more than the limit of 2^30 bytes; as float32 zeros
+    they pack to 0.3 MB.
 
-    Here the file ends after 2 MB: with the limit raised, it is the missing rest that is complained of."""
+    Here the file ends after 2 MB: with the limit raised, it is the missing rest that is complained
+    of."""
     shape, rest = (300, 1000, 1000), bytes(2**21)
     array = struct.pack(">4B3I", 0, 0, 8, 3, *shape) + rest
     if form.startswith("np"):
         header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        np.lib.format.write_array_header_1_0(
+            header, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        )
         array = header.getvalue() + rest
-    packed = {"npz": lambda: zipped([("x.npy", array)], zipfile.ZIP_DEFLATED), "idx.gz": lambda: gzip.compress(array)}
+    packed = {
+        "npz": lambda: zipped([("x.npy", array)], zipfile.ZIP_DEFLATED),
+        "idx.gz": lambda: gzip.compress(array),
+    }
     (tmp_path / "a").write_bytes(packed.get(form, lambda: array)())
-    with pytest.raises(InputError, match=r"would take 1,200,000,000 bytes; the limit is 1,073,741,824 \(--limit\)"):
+    with pytest.raises(
+        InputError, match=r"would take 1,200,000,000 bytes; the limit is 1,073,741,824 \(--limit\)"
+    ):
         readers.read(tmp_path / "a")
     with pytest.raises(InputError, match="ends early"):
         readers.read(tmp_path / "a", limit=2**31)
@@ -204,21 +258,29 @@ def test_a_png_of_169_megapixels_is_refused(tmp_path):
 def test_a_png_that_cannot_hold_its_pixels_is_refused_unread(tmp_path):
     """No deflated byte unpacks to more than 1032, and a pixel has at least one bit."""
     (tmp_path / "a.png").write_bytes(grey_png(5000, 5000, b""))
-    one_line(lambda: data.load(tmp_path), f"{tmp_path}: a.png: its 65 bytes are beyond the limit or cannot hold")
-    # One of zeros that uses the format to the full: 4 million pixels of one bit in under a kilobyte.
+    one_line(
+        lambda: data.load(tmp_path),
+        f"{tmp_path}: a.png: its 65 bytes are beyond the limit or cannot hold",
+    )
+    # One of zeros that uses the format to the full: 4 million pixels of one bit in under a
+    # kilobyte.
     saved_png = saved(Image.new("1", (2000, 2000)).save, format="PNG", optimize=True)
     assert 2000 * 2000 / 8 / len(saved_png) > 500
     (tmp_path / "a.png").write_bytes(saved_png)
     assert readers.read(tmp_path)[0].shape == (1, 2000, 2000, 1)
 
 
-@pytest.mark.parametrize("kind, name", [(0, "I;16B"), (2, "RGB;16B"), (4, "LA;16B"), (6, "RGBA;16B")])
+@pytest.mark.parametrize(
+    "kind, name", [(0, "I;16B"), (2, "RGB;16B"), (4, "LA;16B"), (6, "RGBA;16B")]
+)
 def test_16_bits_a_channel_are_refused(tmp_path, kind, name):
     """Pillow cuts colours of 16 bits to 8 without a word."""
     channels = {0: 1, 2: 3, 4: 2, 6: 4}[kind]
     header = struct.pack(">IIBBBBB", 4, 5, 16, kind, 0, 0, 0)
     raw = (b"\0" + bytes(range(8 * channels))) * 5
-    (tmp_path / "a.png").write_bytes(png([(b"IHDR", header), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]))
+    (tmp_path / "a.png").write_bytes(
+        png([(b"IHDR", header), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")])
+    )
     one_line(lambda: data.load(tmp_path), f"{tmp_path}: a.png: has mode {name}; save it with")
 
 

@@ -1,4 +1,6 @@
-"""Data of every awkward kind, from a file to a trained model: it works, or one clear line says why not."""
+"""Data of every awkward kind, from a file to a trained model: it works, or one clear line says why
+not.
+"""
 
 import signal
 import struct
@@ -16,7 +18,22 @@ from tinyddpm.cli import commands as cli
 from tinyddpm.datasets import sets as data
 
 TINY = {"steps": 2, "batch": 4, "warmup": 1, "shards": 1}
-OPTIONS = ["--steps", "2", "--batch", "4", "--base", "8", "--groups", "4", "--blocks", "1", "--T", "6", "--warmup", "1"]
+OPTIONS = [
+    "--steps",
+    "2",
+    "--batch",
+    "4",
+    "--base",
+    "8",
+    "--groups",
+    "4",
+    "--blocks",
+    "1",
+    "--T",
+    "6",
+    "--warmup",
+    "1",
+]
 
 
 def numbers(*shape):
@@ -35,9 +52,18 @@ def fitted(images, **settings):
 
 # --- through the library ---
 
-@pytest.mark.parametrize("array", [numbers(1, 8, 8), np.full((5, 8, 8), 7, np.uint8), np.zeros((5, 2)), np.ones((1, 3)),
-                                   np.ones((5, 8, 8), bool)],
-                         ids=["one image", "constant", "one place", "one point", "all true"])
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        numbers(1, 8, 8),
+        np.full((5, 8, 8), 7, np.uint8),
+        np.zeros((5, 2)),
+        np.ones((1, 3)),
+        np.ones((5, 8, 8), bool),
+    ],
+    ids=["one image", "constant", "one place", "one point", "all true"],
+)
 def test_data_without_variety_is_learnt(array):
     fitted(data.from_array(array).x)
 
@@ -47,7 +73,9 @@ def test_a_batch_may_be_larger_than_the_data(batch):
     fitted(data.from_array(numbers(6, 8, 8)).x, batch=batch)
 
 
-@pytest.mark.parametrize("array", [numbers(5, 8, 8), np.linspace(-1, 1, 10).reshape(5, 2)], ids=["images", "points"])
+@pytest.mark.parametrize(
+    "array", [numbers(5, 8, 8), np.linspace(-1, 1, 10).reshape(5, 2)], ids=["images", "points"]
+)
 @pytest.mark.parametrize("make", [td.cosine, td.linear])
 def test_one_diffusion_step_is_enough(array, make):
     fitted(data.from_array(array).x, schedule=make(1))
@@ -64,17 +92,24 @@ def test_one_to_four_channels(channels):
 
 
 def test_levels_are_counted_where_they_are_whole():
-    """Ho20 eq. 13 bins discrete data: bytes have 256 values, the digits 0..16 have 17, two bits have 4, floats none."""
+    """Ho20 eq. 13 bins discrete data: bytes have 256 values, the digits 0..16 have 17, two bits
+    have 4, floats none.
+    """
     assert data.from_array(numbers(2, 3)).levels == 256
     assert data.load("digits").levels == 17
     assert data.from_array(np.array([[0, 3]]), value_range=(0, 3)).levels == 4
     assert data.from_array(np.array([[True, False]])).levels == 2
     for bounds in ((-0.5, 3.5), (0, 3.5), (-0.5, 3)):
         assert data.from_array(np.array([[0, 3]]), value_range=bounds).levels == 0
-    assert data.from_array(np.array([[0.0, 1.0]]), value_range=(0, 3)).levels == data.load("moons").levels == 0
+    assert (
+        data.from_array(np.array([[0.0, 1.0]]), value_range=(0, 3)).levels
+        == data.load("moons").levels
+        == 0
+    )
 
 
 # --- PNGs as programs write them ---
+
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
 def test_each_kind_of_png_trains(tmp_path, mode):
@@ -112,6 +147,7 @@ def test_other_depths_of_grey_are_spread_over_the_range(tmp_path):
 
 # --- through the command line ---
 
+
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """An empty folder to work in; the signals as they were."""
@@ -134,11 +170,17 @@ def test_train_and_sample_awkward_data(here, capsys, shape, options):
     assert np.isfinite(made).all() and made.min() >= -128 and made.max() <= 255 + 128
 
 
-@pytest.mark.parametrize("array, words", [
-    (np.full((3, 8, 8), 2.5), "leave the range -1 to 1; declare the range with --range"),
-    (np.arange(192).reshape(3, 8, 8), "no natural range; declare the range with --range"),
-    (np.zeros((3, 8, 8, 5)), "C in 1..4"), (np.zeros((0, 8, 8)), "is empty"),
-    (np.full((3, 8, 8), np.nan), "NaN"), (np.zeros((3, 8, 8), complex), "complex128, not real")])
+@pytest.mark.parametrize(
+    "array, words",
+    [
+        (np.full((3, 8, 8), 2.5), "leave the range -1 to 1; declare the range with --range"),
+        (np.arange(192).reshape(3, 8, 8), "no natural range; declare the range with --range"),
+        (np.zeros((3, 8, 8, 5)), "C in 1..4"),
+        (np.zeros((0, 8, 8)), "is empty"),
+        (np.full((3, 8, 8), np.nan), "NaN"),
+        (np.zeros((3, 8, 8), complex), "complex128, not real"),
+    ],
+)
 def test_train_refuses_in_one_line(here, capsys, array, words):
     (here / "x.npy").write_bytes(saved(np.save, array))
     assert cli.main(["train", "x.npy", *OPTIONS]) == 2

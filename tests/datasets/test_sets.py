@@ -1,4 +1,6 @@
-"""data.py and readers.py: readers return what was written; bad or hostile files are refused in one line."""
+"""data.py and readers.py: readers return what was written; bad or hostile files are refused in one
+line.
+"""
 
 import gzip
 import io
@@ -26,7 +28,9 @@ LABELS = np.arange(7, dtype=np.uint8)
 
 
 def idx(array, code=0x08):
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, code, array.ndim, *array.shape) + array.tobytes()
+    return (
+        struct.pack(f">BBBB{array.ndim}I", 0, 0, code, array.ndim, *array.shape) + array.tobytes()
+    )
 
 
 def npy_header(shape, descr="|u1"):
@@ -45,7 +49,9 @@ def png_header(width, height):
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     body = b"IDAT" + zlib.compress(b"\0" * 99)
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (chunk, body, b"IEND"))
+        struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c))
+        for c in (chunk, body, b"IEND")
+    )
 
 
 def saved(writer, *args, **kwargs):
@@ -56,6 +62,7 @@ def saved(writer, *args, **kwargs):
 
 # --- names ---
 
+
 def test_module_is_the_file_and_not_the_folder():
     assert data.__file__.endswith("sets.py")
 
@@ -65,8 +72,12 @@ def test_digits():
     assert digits.x.shape == (1797, 8, 8, 1) and digits.x.dtype == np.float32
     assert digits.labels.dtype == np.int64 and np.bincount(digits.labels).min() == 174
     original = digits.restore(digits.x)
-    assert np.array_equal(original, np.rint(original)) and (original.min(), original.max()) == (0, 16)
-    # 1797 images of 64 pixels: their sum is a fact of the source, sklearn's load_digits().images.sum().
+    assert np.array_equal(original, np.rint(original)) and (original.min(), original.max()) == (
+        0,
+        16,
+    )
+    # 1797 images of 64 pixels: their sum is a fact of the source, sklearn's
+    # load_digits().images.sum().
     assert original.sum(dtype=np.float64) == 561718
 
 
@@ -86,12 +97,19 @@ def test_rings_have_their_radii():
 
 # --- readers ---
 
-@pytest.mark.parametrize("array", [GREY, COLOUR, np.asfortranarray(COLOUR)], ids=["L", "RGB", "Fortran"])
+
+@pytest.mark.parametrize(
+    "array", [GREY, COLOUR, np.asfortranarray(COLOUR)], ids=["L", "RGB", "Fortran"]
+)
 @pytest.mark.parametrize("form", ["npy", "npz", "npz compressed", "idx", "idx gz"])
 def test_arrays_round_trip(tmp_path, form, array):
-    content = {"npy": lambda: saved(np.save, array), "npz": lambda: saved(np.savez, array),
-               "npz compressed": lambda: saved(np.savez_compressed, images=array, y=LABELS),
-               "idx": lambda: idx(array), "idx gz": lambda: gzip.compress(idx(array))}[form]()
+    content = {
+        "npy": lambda: saved(np.save, array),
+        "npz": lambda: saved(np.savez, array),
+        "npz compressed": lambda: saved(np.savez_compressed, images=array, y=LABELS),
+        "idx": lambda: idx(array),
+        "idx gz": lambda: gzip.compress(idx(array)),
+    }[form]()
     (tmp_path / "file").write_bytes(content)
     loaded = data.load(tmp_path / "file")
     assert np.array_equal(data.to_uint8(loaded.x), array.reshape(loaded.x.shape))
@@ -105,9 +123,12 @@ def test_idx_finds_the_labels_beside_it(tmp_path):
     assert np.array_equal(data.load(tmp_path / "train-images-idx3-ubyte.gz").labels, LABELS)
 
 
-@pytest.mark.parametrize("mode, channels", [("1", 1), ("L", 1), ("LA", 1), ("RGB", 3), ("P", 3), ("RGBA", 3)])
+@pytest.mark.parametrize(
+    "mode, channels", [("1", 1), ("L", 1), ("LA", 1), ("RGB", 3), ("P", 3), ("RGBA", 3)]
+)
 def test_pngs_round_trip_in_the_order_of_their_names(tmp_path, mode, channels):
-    source = np.where(COLOUR > 127, 255, 0).astype(np.uint8)        # few colours: exact in every mode
+    # few colours: exact in every mode
+    source = np.where(COLOUR > 127, 255, 0).astype(np.uint8)
     if channels == 1:
         source = source[..., :1].repeat(3, axis=3)
     for name, pixels in zip("gfedcba", source, strict=True):
@@ -130,17 +151,29 @@ def test_accepted_dtypes_and_ranges():
     floats = np.array([[-1, 0.1, 1]])
     assert np.array_equal(data.from_array(floats).x, np.float32(floats))
     assert data.from_array(np.array([[0, 5, 10]]), value_range=(0, 10)).x.tolist() == [[-1, 0, 1]]
-    assert np.array_equal(data.from_array(GREY.transpose(0, 2, 1)[::-2]).x[..., 0],
-                          data.from_array(GREY).x[..., 0].transpose(0, 2, 1)[::-2])
+    assert np.array_equal(
+        data.from_array(GREY.transpose(0, 2, 1)[::-2]).x[..., 0],
+        data.from_array(GREY).x[..., 0].transpose(0, 2, 1)[::-2],
+    )
 
 
 # --- bad input: one line ---
 
 BAD_ARRAYS = {
-    "0-d": np.float32(1), "1-d": np.zeros(3), "5-d": np.zeros((1,) * 5), "5 channels": np.zeros((2, 3, 3, 5)),
-    "none": np.zeros((0, 3)), "no pixels": np.zeros((2, 0, 3)), "object": np.array([[None]]),
-    "text": np.array([["a"]]), "complex": np.zeros((2, 2), complex), "NaN": np.array([[0, np.nan]]),
-    "inf": np.array([[0, np.inf]]), "too large": np.array([[0, 1.5]]), "int": np.zeros((2, 2), int)}
+    "0-d": np.float32(1),
+    "1-d": np.zeros(3),
+    "5-d": np.zeros((1,) * 5),
+    "5 channels": np.zeros((2, 3, 3, 5)),
+    "none": np.zeros((0, 3)),
+    "no pixels": np.zeros((2, 0, 3)),
+    "object": np.array([[None]]),
+    "text": np.array([["a"]]),
+    "complex": np.zeros((2, 2), complex),
+    "NaN": np.array([[0, np.nan]]),
+    "inf": np.array([[0, np.inf]]),
+    "too large": np.array([[0, 1.5]]),
+    "int": np.zeros((2, 2), int),
+}
 
 
 @pytest.mark.parametrize("array", BAD_ARRAYS.values(), ids=BAD_ARRAYS)
@@ -153,7 +186,9 @@ def test_bad_ranges(value_range):
     one_line(lambda: data.from_array(np.ones((2, 2)), value_range=value_range), "")
 
 
-@pytest.mark.parametrize("labels", [np.zeros(3, int), np.zeros(2), np.zeros((2, 1), int), ["a", "b"]])
+@pytest.mark.parametrize(
+    "labels", [np.zeros(3, int), np.zeros(2), np.zeros((2, 1), int), ["a", "b"]]
+)
 def test_bad_labels(labels):
     one_line(lambda: data.from_array(np.ones((2, 2)), labels), "array: labels")
 
@@ -164,25 +199,42 @@ def test_range_error_says_what_was_found_and_what_to_do():
 
 
 BAD_FILES = {
-    "empty": b"", "text": b"hello", "npy cut": saved(np.save, GREY)[:-1],
+    "empty": b"",
+    "text": b"hello",
+    "npy cut": saved(np.save, GREY)[:-1],
     "npy longer": saved(np.save, GREY) + b"0",
-    "npy header cut": saved(np.save, GREY)[:20], "npy version": b"\x93NUMPY\x09\x00" + bytes(99),
+    "npy header cut": saved(np.save, GREY)[:20],
+    "npy version": b"\x93NUMPY\x09\x00" + bytes(99),
     "npy pickle": saved(np.save, np.array([{}]), allow_pickle=True),
-    "npy structured": saved(np.save, np.zeros(3, "i4,i4")), "npy empty": saved(np.save, np.zeros((0, 4))),
-    "npy scalar": saved(np.save, 1.0), "npy negative": npy_header((-1, -4)) + bytes(4),
-    "npy huge": npy_header((2**40, 2**40)), "npy not a literal": npy_header("f()"),
+    "npy structured": saved(np.save, np.zeros(3, "i4,i4")),
+    "npy empty": saved(np.save, np.zeros((0, 4))),
+    "npy scalar": saved(np.save, 1.0),
+    "npy negative": npy_header((-1, -4)) + bytes(4),
+    "npy huge": npy_header((2**40, 2**40)),
+    "npy not a literal": npy_header("f()"),
     "npy open": npy_header("((((("),
-    "npy deep": npy_header("-" * 9000 + "1"), "npy header of 4 GB": b"\x93NUMPY\x02\x00" + b"\xff" * 99,
-    "npz cut": saved(np.savez, GREY)[:-30], "npz no array": zipped(b"", name="readme.txt"),
-    "npz two arrays": saved(np.savez, a=GREY, b=GREY), "npz labels alone": saved(np.savez, labels=LABELS),
+    "npy deep": npy_header("-" * 9000 + "1"),
+    "npy header of 4 GB": b"\x93NUMPY\x02\x00" + b"\xff" * 99,
+    "npz cut": saved(np.savez, GREY)[:-30],
+    "npz no array": zipped(b"", name="readme.txt"),
+    "npz two arrays": saved(np.savez, a=GREY, b=GREY),
+    "npz labels alone": saved(np.savez, labels=LABELS),
     "npz bit flip": saved(np.savez, GREY).replace(GREY.tobytes()[:9], b"123456789"),
     "npz lzma": zipped(saved(np.save, GREY), zipfile.ZIP_LZMA),
     "npz labels": saved(np.savez, x=GREY, y=LABELS[1:]),
-    "idx cut": idx(GREY)[:-1], "idx longer": idx(GREY) + b"0", "idx header cut": idx(GREY)[:7],
-    "idx type": idx(GREY, 0x07), "idx 0-d": bytes([0, 0, 8, 0]), "idx 5-d": bytes([0, 0, 8, 5]) + bytes(99),
-    "idx labels alone": idx(LABELS), "idx huge": struct.pack(">BBBB3I", 0, 0, 8, 3, *[2**32 - 1] * 3),
-    "gz cut": gzip.compress(idx(GREY))[:-9], "gz of text": gzip.compress(b"hello"), "gz magic": b"\x1f\x8b",
-    "gz CRC": gzip.compress(idx(GREY))[:-8] + bytes(8)}
+    "idx cut": idx(GREY)[:-1],
+    "idx longer": idx(GREY) + b"0",
+    "idx header cut": idx(GREY)[:7],
+    "idx type": idx(GREY, 0x07),
+    "idx 0-d": bytes([0, 0, 8, 0]),
+    "idx 5-d": bytes([0, 0, 8, 5]) + bytes(99),
+    "idx labels alone": idx(LABELS),
+    "idx huge": struct.pack(">BBBB3I", 0, 0, 8, 3, *[2**32 - 1] * 3),
+    "gz cut": gzip.compress(idx(GREY))[:-9],
+    "gz of text": gzip.compress(b"hello"),
+    "gz magic": b"\x1f\x8b",
+    "gz CRC": gzip.compress(idx(GREY))[:-8] + bytes(8),
+}
 
 
 @pytest.mark.parametrize("content", BAD_FILES.values(), ids=BAD_FILES)
@@ -192,11 +244,16 @@ def test_bad_files(tmp_path, content):
     one_line(lambda: data.load(path), f"{path}: ")
 
 
-BAD_PNGS = {"text": b"hello", "cut": saved(Image.fromarray(GREY[0]).save, format="PNG")[:-30], "empty": b"",
-            "no image": png_header(5, 5)[:33], "16 bits": saved(Image.new("I;16", (4, 5)).save, format="PNG"),
-            "another size": saved(Image.new("L", (9, 9)).save, format="PNG"),
-            "jpeg": saved(Image.new("L", (4, 5)).save, format="JPEG"),
-            "huge": png_header(2**31 - 1, 2**31 - 1)}
+BAD_PNGS = {
+    "text": b"hello",
+    "cut": saved(Image.fromarray(GREY[0]).save, format="PNG")[:-30],
+    "empty": b"",
+    "no image": png_header(5, 5)[:33],
+    "16 bits": saved(Image.new("I;16", (4, 5)).save, format="PNG"),
+    "another size": saved(Image.new("L", (9, 9)).save, format="PNG"),
+    "jpeg": saved(Image.new("L", (4, 5)).save, format="JPEG"),
+    "huge": png_header(2**31 - 1, 2**31 - 1),
+}
 
 
 @pytest.mark.parametrize("content", BAD_PNGS.values(), ids=BAD_PNGS)
@@ -225,19 +282,22 @@ def one_line(call, start):
 
 # --- hostile files: refused before their memory is taken ---
 
-ZEROS = bytes(2**25)        # 32 MiB, which pack into 32 KiB
+ZEROS = bytes(2**25)  # 32 MiB, which pack into 32 KiB
 IDX_32_MIB, IDX_16_MIB = (struct.pack(">4B2I", 0, 0, 8, 2, n, 2**10) for n in (2**15, 2**14))
 HOSTILE = {
-    "npy beyond the limit": npy_header((2**15, 2**10)) + ZEROS, "idx beyond the limit": IDX_32_MIB + ZEROS,
+    "npy beyond the limit": npy_header((2**15, 2**10)) + ZEROS,
+    "idx beyond the limit": IDX_32_MIB + ZEROS,
     "gz beyond the limit": gzip.compress(IDX_32_MIB + ZEROS),
     "npz beyond the limit": zipped(npy_header((2**15, 2**10)) + ZEROS),
-    "npy claims 16 MiB": npy_header((2**14, 2**10)) + bytes(9), "idx claims 16 MiB": IDX_16_MIB + bytes(9),
+    "npy claims 16 MiB": npy_header((2**14, 2**10)) + bytes(9),
+    "idx claims 16 MiB": IDX_16_MIB + bytes(9),
     "gz claims 16 MiB": gzip.compress(IDX_16_MIB + bytes(9)),
     "npz claims 16 MiB": zipped(npy_header((2**14, 2**10)) + bytes(9)),
     "gz bomb": gzip.compress(idx(GREY) + ZEROS),
-    "npz bomb": zipped(saved(np.save, GREY) + ZEROS), "npz header bomb": zipped(
-        b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**25) + ZEROS),
-    "npz lzma bomb": zipped(ZEROS, zipfile.ZIP_LZMA)}
+    "npz bomb": zipped(saved(np.save, GREY) + ZEROS),
+    "npz header bomb": zipped(b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**25) + ZEROS),
+    "npz lzma bomb": zipped(ZEROS, zipfile.ZIP_LZMA),
+}
 
 
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
@@ -263,21 +323,28 @@ def refused_within(size, call):
 
 
 def test_limit_counts_what_the_samples_take(tmp_path):
-    np.save(tmp_path / "a.npy", GREY)       # 140 bytes, as float32 560
+    np.save(tmp_path / "a.npy", GREY)  # 140 bytes, as float32 560
     assert readers.read(tmp_path / "a.npy", limit=560)[0].shape == GREY.shape
     with pytest.raises(InputError, match="560 bytes; the limit is 559"):
         readers.read(tmp_path / "a.npy", limit=559)
 
 
-@given(st.sampled_from(["npy", "npz", "idx", "gz", "png"]), st.integers(0, 10**6),
-       st.binary(min_size=1, max_size=4))
+@given(
+    st.sampled_from(["npy", "npz", "idx", "gz", "png"]),
+    st.integers(0, 10**6),
+    st.binary(min_size=1, max_size=4),
+)
 def test_damaged_files_load_or_raise_input_error(tmp_path_factory, form, place, patch):
     folder = tmp_path_factory.mktemp("damaged")
-    content = {"npy": lambda: saved(np.save, GREY), "npz": lambda: saved(np.savez_compressed, images=GREY),
-               "idx": lambda: idx(GREY), "gz": lambda: gzip.compress(idx(GREY), mtime=0),
-               "png": lambda: saved(Image.fromarray(COLOUR[0]).save, format="PNG")}[form]()
+    content = {
+        "npy": lambda: saved(np.save, GREY),
+        "npz": lambda: saved(np.savez_compressed, images=GREY),
+        "idx": lambda: idx(GREY),
+        "gz": lambda: gzip.compress(idx(GREY), mtime=0),
+        "png": lambda: saved(Image.fromarray(COLOUR[0]).save, format="PNG"),
+    }[form]()
     place %= len(content)
-    (folder / "file.png").write_bytes(content[:place] + patch + content[place + len(patch):])
+    (folder / "file.png").write_bytes(content[:place] + patch + content[place + len(patch) :])
     try:
         readers.read(folder if form == "png" else folder / "file.png", limit=2**20)
     except InputError as error:
@@ -285,6 +352,7 @@ def test_damaged_files_load_or_raise_input_error(tmp_path_factory, form, place, 
 
 
 # --- splitting and batching ---
+
 
 @pytest.mark.parametrize("holdout", [0, 0.1, 0.5, 0.77])
 def test_split_is_stratified_and_a_partition(holdout):
@@ -303,8 +371,8 @@ def test_split_is_stratified_and_a_partition(holdout):
 def test_split_does_not_follow_the_toys_own_numbers():
     moons = data.load("moons")
     fit, held = data.split(data.Data(moons.x), 0.5)
-    # One Kolmogorov-Smirnov test of the two parts along x, false-alarm rate 1e-6, seed fixed. If `split` drew
-    # the numbers that chose each point's moon, each part would be one moon.
+    # One Kolmogorov-Smirnov test of the two parts along x, false-alarm rate 1e-6, seed fixed. If
+    # `split` drew the numbers that chose each point's moon, each part would be one moon.
     assert stats.ks_2samp(fit.x[:, 0], held.x[:, 0]).pvalue > 1e-6
 
 
@@ -318,7 +386,7 @@ def test_batches_cover_each_sample_once_an_epoch(n, batch, seed):
     steps = -(-3 * n // batch)
     batches = [data.batch_indices(n, batch, seed, step) for step in range(steps)]
     assert all(indices.shape == (batch,) and indices.dtype == np.int64 for indices in batches)
-    epochs = np.concatenate(batches)[:3 * n].reshape(3, n)
+    epochs = np.concatenate(batches)[: 3 * n].reshape(3, n)
     assert (np.sort(epochs, axis=1) == np.arange(n)).all()
     data._epoch_order.cache_clear()
     assert np.array_equal(data.batch_indices(n, batch, seed, steps - 1), batches[-1])
@@ -335,7 +403,11 @@ def test_digest_sees_shape_and_every_value():
     one = data.from_array(GREY)
     other = one.x.copy()
     other[-1, -1, -1] = np.nextafter(other[-1, -1, -1], 2)
-    digests = {data.digest(one), data.digest(data.Data(other)), data.digest(data.Data(one.x.reshape(7, -1)))}
+    digests = {
+        data.digest(one),
+        data.digest(data.Data(other)),
+        data.digest(data.Data(one.x.reshape(7, -1))),
+    }
     assert len(digests) == 3 and data.digest(data.from_array(GREY.copy())) in digests
 
 

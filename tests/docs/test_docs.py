@@ -1,4 +1,6 @@
-"""The README and the chapters: code runs and prints what is shown, what is named exists, formulas render."""
+"""The README and the chapters: code runs and prints what is shown, what is named exists, formulas
+render.
+"""
 
 import re
 
@@ -9,8 +11,17 @@ from support.docs_blocks import CHAPTERS, PAGES, ROOT, prose
 from tinyddpm.cli import commands as cli
 from tinyddpm.cli import options
 
-TITLES = ["1-destroying-data", "2-bayes", "3-the-bound", "4-gradient-by-hand", "5-training", "6-sampling", "7-scores",
-          "8-likelihood", "9-gpu"]
+TITLES = [
+    "1-destroying-data",
+    "2-bayes",
+    "3-the-bound",
+    "4-gradient-by-hand",
+    "5-training",
+    "6-sampling",
+    "7-scores",
+    "8-likelihood",
+    "9-gpu",
+]
 page = pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 
@@ -32,15 +43,19 @@ def test_code_runs_and_prints_what_is_shown(path, tmp_path, monkeypatch):
         assert printed == (block.shown or ""), f"{path.name}:{block.line}"
 
 
-@pytest.mark.parametrize("wrong", [
-    "```python\nprint(1)\n```\n```text\n2\n```\n",              # another output than is shown
-    "```python\nprint(1)\n```\n",                               # an output that is not shown
-    "```python\n1\n```\nSo:\n\n```text\n1\n```\n",              # shown, but not directly: nothing would compare it
-    "```pycon\n>>> 1\n2\n```\n",                                # a language that is not checked
-    "```\nx\n```\n",
-    "```python\n1 / 0\n```\n",
-    "```python\nprint(1)\n",                                    # a fence that is not closed
-])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "```python\nprint(1)\n```\n```text\n2\n```\n",  # another output than is shown
+        "```python\nprint(1)\n```\n",  # an output that is not shown
+        # shown, but not directly: nothing would compare it
+        "```python\n1\n```\nSo:\n\n```text\n1\n```\n",
+        "```pycon\n>>> 1\n2\n```\n",  # a language that is not checked
+        "```\nx\n```\n",
+        "```python\n1 / 0\n```\n",
+        "```python\nprint(1)\n",  # a fence that is not closed
+    ],
+)
 def test_a_page_that_lies_is_found(wrong):
     with pytest.raises((AssertionError, ZeroDivisionError)):
         for block, printed in pages.run(wrong, "wrong.md"):
@@ -49,7 +64,11 @@ def test_a_page_that_lies_is_found(wrong):
 
 def parser():
     """The real command line's parser, whose commands do nothing."""
-    return cli.parser() if hasattr(cli, "parser") else options.parser(*[print] * (options.parser.__code__.co_argcount))
+    return (
+        cli.parser()
+        if hasattr(cli, "parser")
+        else options.parser(*[print] * (options.parser.__code__.co_argcount))
+    )
 
 
 @page
@@ -84,7 +103,7 @@ def test_a_chapter_has_its_figure_its_length_and_its_neighbours(path):
     assert re.findall(r"!\[[^\]]+\]\((.*)\)", text) == [f"tour/{path.stem}.png"]
     assert 120 <= text.count("\n") <= 220
     place = TITLES.index(path.stem)
-    for neighbour in TITLES[max(place - 1, 0):place] + TITLES[place + 1:place + 2] + ["README"]:
+    for neighbour in TITLES[max(place - 1, 0) : place] + TITLES[place + 1 : place + 2] + ["README"]:
         assert f"]({neighbour}.md)" in text, neighbour
     index = read(ROOT / "docs" / "README.md")
     assert index.count(f"({path.name})") == 1
@@ -123,8 +142,9 @@ def faults(text):
             yield formula, "empty"
         if formula.count("{") != formula.count("}"):
             yield formula, "braces"
-        if formula.count(r"\left") - formula.count(r"\leftarrow") != formula.count(r"\right") - formula.count(
-                r"\rightarrow"):
+        if formula.count(r"\left") - formula.count(r"\leftarrow") != formula.count(
+            r"\right"
+        ) - formula.count(r"\rightarrow"):
             yield formula, "left without right"
         if re.search(r"\\(newcommand|def|begin\{(?!aligned|pmatrix|cases))", formula):
             yield formula, "a command that is not there"
@@ -132,7 +152,8 @@ def faults(text):
             yield formula, "broken over two lines"
         if re.search(r"^[-+*>#=] ", formula, re.MULTILINE):
             yield formula, "a line that Markdown takes for a list"
-        marks = r"(?<![A-Za-z0-9])_|\*|<|\\[^A-Za-z]"          # Markdown reads these first; $`...`$ keeps it out
+        # Markdown reads these first; $`...`$ keeps it out
+        marks = r"(?<![A-Za-z0-9])_|\*|<|\\[^A-Za-z]"
         if kind == "plain" and (formula != formula.strip() or re.search(marks, formula)):
             yield formula, "needs $`...`$"
 
@@ -142,10 +163,21 @@ def test_formulas_render(path):
     assert not list(faults(read(path)))
 
 
-@pytest.mark.parametrize("wrong", [
-    r"$\hat{x}_0$", r"$\{1\}$", r"$a\,b$", r"$a * b$", r"$\frac{1}{2$", r"$ x $", r"$$\left( x$$",
-    r"$$\newcommand{\a}{b}$$", "$$a\n+ b$$", "$a\nb$",
-])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        r"$\hat{x}_0$",
+        r"$\{1\}$",
+        r"$a\,b$",
+        r"$a * b$",
+        r"$\frac{1}{2$",
+        r"$ x $",
+        r"$$\left( x$$",
+        r"$$\newcommand{\a}{b}$$",
+        "$$a\n+ b$$",
+        "$a\nb$",
+    ],
+)
 def test_a_formula_that_would_not_render_is_found(wrong):
     assert list(faults(f"Let {wrong} be.\n"))
 

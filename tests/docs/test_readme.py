@@ -7,7 +7,9 @@ README = (pathlib.Path(__file__).parents[2] / "README.md").read_text(encoding="u
 
 
 def claims(code):
-    """What the comments on a block's print lines say of the number printed, as (word, number); None where nothing."""
+    """What the comments on a block's print lines say of the number printed, as (word, number); None
+    where nothing.
+    """
     found = []
     for line in code.splitlines():
         if line.startswith("print("):
@@ -17,12 +19,14 @@ def claims(code):
 
 
 def holds(claim, value):
-    """"near" is within a tenth, so that another draw would do as well; "below" is what it says."""
+    """ "near" is within a tenth, so that another draw would do as well; "below" is what it says."""
     word, number = claim
     return abs(value - number) < 0.1 * number if word == "near" else value < number
 
 
-def test_the_python_examples_run_and_each_number_they_print_is_what_the_comment_says(tmp_path, monkeypatch, capsys):
+def test_the_python_examples_run_and_each_number_they_print_is_what_the_comment_says(
+    tmp_path, monkeypatch, capsys
+):
     """One after the other in one namespace, as a reader would paste them."""
     monkeypatch.chdir(tmp_path)
     namespace = {}
@@ -37,8 +41,9 @@ def test_the_python_examples_run_and_each_number_they_print_is_what_the_comment_
 
 
 def test_claims_are_read_and_held():
-    assert claims("x = 1\nprint(x)   # near 0.7, the radius\nprint(2)  # below 1e-3\nprint(3)  # large\n") == [
-        ("near", 0.7), ("below", 1e-3), None]
+    assert claims(
+        "x = 1\nprint(x)   # near 0.7, the radius\nprint(2)  # below 1e-3\nprint(3)  # large\n"
+    ) == [("near", 0.7), ("below", 1e-3), None]
     assert holds(("near", 0.7), 0.75) and not holds(("near", 0.7), 0.78)
     assert holds(("below", 1e-3), 9e-4) and not holds(("below", 1e-3), 2e-3)
 
@@ -48,8 +53,13 @@ def test_every_file_and_module_it_names_exists():
     for name in re.findall(r"`(test_\w+\.py)`", README):
         assert list(root.glob(f"tests/*/{name}")), name
     for name in re.findall(r"`(?:tinyddpm/)?(\w+\.py)`", README):
-        assert any(list((root / folder).rglob(name)) for folder in ("tinyddpm", "tests", "benchmarks", "kernels")), name
+        assert any(
+            list((root / folder).rglob(name))
+            for folder in ("tinyddpm", "tests", "benchmarks", "kernels")
+        ), name
     for module, function in re.findall(r"`(\w+)\.(\w+)(?:\.\w+)?`", README):
         for source in (root / "tinyddpm").rglob(f"{module}.py"):
             if function not in ("py", "npz", "jsonl"):
-                assert re.search(rf"(def|class) {function}\b", source.read_text(encoding="utf-8")), f"{module}.{function}"
+                assert re.search(
+                    rf"(def|class) {function}\b", source.read_text(encoding="utf-8")
+                ), f"{module}.{function}"

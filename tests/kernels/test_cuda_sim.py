@@ -1,4 +1,6 @@
-"""The CUDA kernels under Numba's simulator, which is chosen when Numba is imported: hence a process of its own."""
+"""The CUDA kernels under Numba's simulator, which is chosen when Numba is imported: hence a process
+of its own.
+"""
 
 import os
 import pathlib
@@ -12,7 +14,22 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def test_every_kernel_under_the_simulator():
     pytest.importorskip("numba")
-    command = [sys.executable, "-m", "pytest", "-qx", "--no-header", "-o", "addopts=", str(ROOT / "tests" / "support" / "sim_kernels.py")]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"},
-                          capture_output=True, text=True, timeout=600)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-qx",
+        "--no-header",
+        "-o",
+        "addopts=",
+        str(ROOT / "tests" / "support" / "sim_kernels.py"),
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stdout + done.stderr

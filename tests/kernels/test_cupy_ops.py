@@ -1,4 +1,6 @@
-"""The CuPy backend against the reference, over the strict stand-in: its answers, and that nothing waits in a loop."""
+"""The CuPy backend against the reference, over the strict stand-in: its answers, and that nothing
+waits in a loop.
+"""
 
 import importlib
 
@@ -44,13 +46,28 @@ def cupy(monkeypatch):
 
 def test_the_stand_in_refuses_what_cupy_refuses():
     x, host = XP.asarray(np.ones(3, np.float32)), np.ones(3, np.float32)
-    for refused in (lambda: np.asarray(x), lambda: x + host, lambda: host * x, lambda: XP.add(x, np.array(1.0)),
-                    lambda: x.__setitem__(0, host), lambda: XP.sqrt(host), lambda: np.add(x, host),
-                    lambda: XP.concatenate([x, host]), lambda: x.__iadd__(host), lambda: XP.matmul(x, x, out=host)):
+    for refused in (
+        lambda: np.asarray(x),
+        lambda: x + host,
+        lambda: host * x,
+        lambda: XP.add(x, np.array(1.0)),
+        lambda: x.__setitem__(0, host),
+        lambda: XP.sqrt(host),
+        lambda: np.add(x, host),
+        lambda: XP.concatenate([x, host]),
+        lambda: x.__iadd__(host),
+        lambda: XP.matmul(x, x, out=host),
+    ):
         with pytest.raises(TypeError):
             refused()
-    for missing in (lambda: XP.errstate, lambda: XP.geomspace, lambda: x.__array_namespace__, lambda: x.tostring,
-                    lambda: x.newbyteorder, lambda: x.ctypes):
+    for missing in (
+        lambda: XP.errstate,
+        lambda: XP.geomspace,
+        lambda: x.__array_namespace__,
+        lambda: x.tostring,
+        lambda: x.newbyteorder,
+        lambda: x.ctypes,
+    ):
         with pytest.raises(AttributeError):
             missing()
     assert (x * np.float32(2) + np.float32(1) * x - 1.0).dtype == np.float32
@@ -58,8 +75,15 @@ def test_the_stand_in_refuses_what_cupy_refuses():
 
 def test_the_stand_in_counts():
     x = XP.asarray(np.ones(3, np.float32))
-    for act in (lambda: float(x[0]), lambda: bool(x[0] > 0), lambda: x.get(), lambda: f"{x[1]:.3f}",
-                lambda: XP.asnumpy(x), lambda: int(x[2]), lambda: x.sum().item()):
+    for act in (
+        lambda: float(x[0]),
+        lambda: bool(x[0] > 0),
+        lambda: x.get(),
+        lambda: f"{x[1]:.3f}",
+        lambda: XP.asnumpy(x),
+        lambda: int(x[2]),
+        lambda: x.sum().item(),
+    ):
         with Counted() as seen:
             act()
         assert seen.all == {"synchronisations": 1, "uploads": 0, "downloads": 1}
@@ -77,14 +101,20 @@ def test_the_stand_in_counts():
 
 
 def test_the_stand_ins_arrays_have_no_attribute_that_cupys_lack():
-    own = {name for name in dir(XP.ndarray) if name not in dir(object) and name not in ("__dict__", "__weakref__")}
+    own = {
+        name
+        for name in dir(XP.ndarray)
+        if name not in dir(object) and name not in ("__dict__", "__weakref__")
+    }
     lacking = {name for name in own if "ndarray." + name not in strict_cupy.NAMES}
     assert lacking <= {"__annotations__", "__static_attributes__", "__firstlineno__"}
 
 
 def test_the_names_are_the_real_ones(monkeypatch):
     monkeypatch.undo()
-    cupy = pytest.importorskip("cupy", reason="the list of CuPy's names is only checked where CuPy is installed")
+    cupy = pytest.importorskip(
+        "cupy", reason="the list of CuPy's names is only checked where CuPy is installed"
+    )
     top = {name for name in strict_cupy.NAMES if "." not in name}
     assert top <= set(dir(cupy))
     assert {n[8:] for n in strict_cupy.NAMES if n.startswith("ndarray.")} <= set(dir(cupy.ndarray))
@@ -133,11 +163,18 @@ def trainer(net=NET, x=None, **recipe):
     x = images() if x is None else x
     recipe = Recipe(**{"steps": 40, "batch": 8, "shards": 1, **recipe})
     state = TrainState.fresh(net, 0).on(OPS)
-    return Trainer(net, td.cosine(100), x, recipe, state, lambda f, items: [f(item) for item in items], OPS)
+    return Trainer(
+        net, td.cosine(100), x, recipe, state, lambda f, items: [f(item) for item in items], OPS
+    )
 
 
-SETTINGS = [*({"target": target, "min_snr": gamma} for target in TARGETS for gamma in (0.0, 5.0)),
-            {"dropout": 0.1}, {"shards": 2}, {"times": "independent"}, {"clip_norm": 0.0}]
+SETTINGS = [
+    *({"target": target, "min_snr": gamma} for target in TARGETS for gamma in (0.0, 5.0)),
+    {"dropout": 0.1},
+    {"shards": 2},
+    {"times": "independent"},
+    {"clip_norm": 0.0},
+]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
@@ -149,7 +186,7 @@ def test_a_training_step_neither_waits_nor_copies(settings, monkeypatch):
         with Counted() as step:
             record = run.step()
         seen.append(step.all)
-    planning = {**NOTHING, "uploads": 2}           # rows and times, for a plan of steps at once
+    planning = {**NOTHING, "uploads": 2}  # rows and times, for a plan of steps at once
     assert seen == [planning, NOTHING, NOTHING, planning, NOTHING, NOTHING, planning]
     with Counted() as reading:
         record = check(record)
@@ -167,35 +204,61 @@ def test_an_mlps_training_step_neither_waits_nor_copies():
 def test_a_run_reads_the_loss_when_it_is_logged():
     with Counted() as seen:
         td.train(images(), steps=20, net=NET, batch=4, log_every=10, backend="cupy")
-    # loss and norm of steps 1, 10 and 20; the data, two tables, four vectors, one plan of rows and times
+    # loss and norm of steps 1, 10 and 20; the data, two tables, four vectors, one plan of rows and
+    # times
     assert seen.all == {"synchronisations": 6, "uploads": 9, "downloads": 6}
 
 
 def test_training_and_samples_are_numpys():
     model = check_training_and_sampling("cupy")
     xt, x_t = noise.normal((3, 8, 8, 1), seed=5), OPS.normal((3, 8, 8, 1), seed=5)
-    reference = td.Model(model.net, OPS.to_host(model.theta), model.schedule, model.shape, model.target)
+    reference = td.Model(
+        model.net, OPS.to_host(model.theta), model.schedule, model.shape, model.target
+    )
     for ask in (lambda m, x: m(x, 40), lambda m, x: m.x0_hat(x, 40)):
         assert np.allclose(OPS.to_host(ask(model, x_t)), ask(reference, xt), atol=1e-4)
 
 
-@pytest.mark.parametrize("settings", [{"steps": 7}, {"steps": 7, "eta": 1.0}, {"sampler": "ancestral"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"steps": 7}, {"steps": 7, "eta": 1.0}, {"sampler": "ancestral"}], ids=str
+)
 def test_the_samplers_loop_neither_waits_nor_copies(settings):
     model = td.train(images(), steps=1, net=NET, batch=4, schedule=td.cosine(12), backend="cupy")
     with Counted() as seen:
         x = td.sample(model, 3, **settings)
-    assert seen.all == {"synchronisations": 1, "uploads": 0, "downloads": 1} and x.shape == (3, 8, 8, 1)
+    assert seen.all == {"synchronisations": 1, "uploads": 0, "downloads": 1} and x.shape == (
+        3,
+        8,
+        8,
+        1,
+    )
     with Counted() as seen:
         td.sample(model, 3, trajectory=4, **settings)
-    assert seen.all == {"synchronisations": 5, "uploads": 0, "downloads": 5}       # 4 frames, the samples
+    # 4 frames, the samples
+    assert seen.all == {"synchronisations": 5, "uploads": 0, "downloads": 5}
 
 
 def test_labels_and_a_learnt_variance_are_numpys_and_stay_on_the_device():
     net = td.UNet(base=8, mults=(1, 2), blocks=1, groups=4, classes=3, out=2)
     labels = np.arange(len(images())) % 3
-    runs = [td.train(images(), steps=5, seed=1, net=net, labels=labels, vlb=0.001, batch=8, lr=1e-3, warmup=2,
-                     schedule=td.cosine(12), backend=name) for name in ("cupy", "numpy")]
-    assert np.abs(OPS.to_host(runs[0].theta) - runs[1].theta).max() <= 1e-4     # as check_training_and_sampling says
+    runs = [
+        td.train(
+            images(),
+            steps=5,
+            seed=1,
+            net=net,
+            labels=labels,
+            vlb=0.001,
+            batch=8,
+            lr=1e-3,
+            warmup=2,
+            schedule=td.cosine(12),
+            backend=name,
+        )
+        for name in ("cupy", "numpy")
+    ]
+    # as check_training_and_sampling says
+    assert np.abs(OPS.to_host(runs[0].theta) - runs[1].theta).max() <= 1e-4
     settings = {"label": [2, 0], "guidance": 1.5, "sampler": "ancestral", "variance": "learned"}
     got, want = (td.sample(model, 4, seed=2, **settings) for model in runs)
     assert np.abs(got - want).max() <= 1e-3 * max(1, np.abs(want).max())
@@ -205,7 +268,8 @@ def test_labels_and_a_learnt_variance_are_numpys_and_stay_on_the_device():
         assert np.abs(OPS.to_host(ours) - theirs).max() <= 1e-3 * max(1, np.abs(theirs).max())
     with Counted() as seen:
         td.sample(runs[0], 3, **settings)
-    assert seen.all == {"synchronisations": 1, "uploads": 1, "downloads": 1}    # the labels, once; the samples
+    # the labels, once; the samples
+    assert seen.all == {"synchronisations": 1, "uploads": 1, "downloads": 1}
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
@@ -217,16 +281,31 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
     resumed = td.resume(tmp_path / "b", images(), backend="cupy")
     assert np.array_equal(OPS.to_host(straight.theta), OPS.to_host(resumed.theta))
     (first, _), (second, _) = checkpoint.load(tmp_path / "a"), checkpoint.load(tmp_path / "b")
-    assert all(np.array_equal(first[name], second[name]) for name in ("theta", "ema", "m", "v", "beta"))
+    assert all(
+        np.array_equal(first[name], second[name]) for name in ("theta", "ema", "m", "v", "beta")
+    )
     loaded, host = td.load(tmp_path / "b", "cupy"), td.load(tmp_path / "b")
-    assert isinstance(loaded.theta, XP.ndarray) and np.array_equal(OPS.to_host(loaded.theta), host.theta)
+    assert isinstance(loaded.theta, XP.ndarray) and np.array_equal(
+        OPS.to_host(loaded.theta), host.theta
+    )
     assert np.allclose(td.sample(loaded, 2, steps=3), td.sample(host, 2, steps=3), atol=1e-4)
 
 
 def test_a_diverged_run_is_noticed_before_it_is_saved(tmp_path):
     with np.errstate(all="ignore"), pytest.raises(TinyDDPMError, match="diverged"):
-        td.train(images(), steps=30, net=NET, batch=4, lr=1e30, warmup=0, clip_norm=0, out=tmp_path,
-                 save_every=7, log_every=1000, backend="cupy")
+        td.train(
+            images(),
+            steps=30,
+            net=NET,
+            batch=4,
+            lr=1e30,
+            warmup=0,
+            clip_norm=0,
+            out=tmp_path,
+            save_every=7,
+            log_every=1000,
+            backend="cupy",
+        )
     if (tmp_path / checkpoint.NAME).exists():
         assert all(np.isfinite(x).all() for x in checkpoint.load(tmp_path)[0].values())
 
@@ -237,6 +316,7 @@ def test_the_backend_by_name(monkeypatch):
 
     def refuse():
         raise XP.cuda.runtime.CUDARuntimeError("cudaErrorInsufficientDriver")
+
     monkeypatch.setattr(XP.cuda.runtime, "getDeviceCount", refuse)
     with pytest.raises(InputError, match="no CUDA device: cudaErrorInsufficientDriver"):
         backend.get("cupy")

@@ -1,6 +1,8 @@
-"""The `cupy` and `cuda` backends on a real GPU: the checks of test_cupy_ops.py, and what only a device can show.
+"""The `cupy` and `cuda` backends on a real GPU: the checks of test_cupy_ops.py, and what only a
+device can show.
 
-Skipped where no device is found, each test saying why; with TINYDDPM_REQUIRE_GPU=1 it fails instead.
+Skipped where no device is found, each test saying why; with TINYDDPM_REQUIRE_GPU=1 it fails
+instead.
 """
 
 import os
@@ -38,28 +40,43 @@ def ops(request):
     missing = reason(request.param)
     if missing:
         words = f"GPU TESTS NOT RUN: backend {request.param}: {missing}"
-        (pytest.fail if os.environ.get("TINYDDPM_REQUIRE_GPU", "0") not in ("", "0") else pytest.skip)(words)
+        (
+            pytest.fail
+            if os.environ.get("TINYDDPM_REQUIRE_GPU", "0") not in ("", "0")
+            else pytest.skip
+        )(words)
     return backend.get(request.param)
 
 
 def test_philox_words_on_the_device_are_the_known_answers(ops):
     columns = [ops.asarray(np.array(column, np.uint64)) for column in zip(*KNOWN)]
-    words = ops.formulas.philox(*columns) if ops.name == "cupy" else _words_of_a_kernel(ops, columns)
-    assert [tuple(int(w) for w in row) for row in zip(*map(ops.to_host, words))] == list(KNOWN.values())
+    words = (
+        ops.formulas.philox(*columns) if ops.name == "cupy" else _words_of_a_kernel(ops, columns)
+    )
+    assert [tuple(int(w) for w in row) for row in zip(*map(ops.to_host, words))] == list(
+        KNOWN.values()
+    )
 
 
 def _words_of_a_kernel(ops, columns):
     """philox as the kernels compile it, one counter a thread."""
     from numba import cuda
     from tinyddpm.kernels.gpu.device import formulas
+
     philox = formulas.philox
 
     @cuda.jit
     def kernel(counters, out):
         i = cuda.grid(1)
         if i < counters.shape[1]:
-            w0, w1, w2, w3 = philox(counters[0, i], counters[1, i], counters[2, i], counters[3, i], counters[4, i],
-                                    counters[5, i])
+            w0, w1, w2, w3 = philox(
+                counters[0, i],
+                counters[1, i],
+                counters[2, i],
+                counters[3, i],
+                counters[4, i],
+                counters[5, i],
+            )
             out[0, i], out[1, i], out[2, i], out[3, i] = w0, w1, w2, w3
 
     out = ops.xp.zeros((4, len(columns[0])), np.uint64)
@@ -116,7 +133,10 @@ def test_a_run_goes_on_from_its_checkpoint(ops, tmp_path):
     common = {"net": NET, "batch": 4, "backend": ops.name, "seed": 3}
     asked = iter([False, False, True])
     td.train(images(), steps=6, out=tmp_path, stop=lambda: next(asked), **common)
-    resumed, straight = td.resume(tmp_path, images(), backend=ops.name), td.train(images(), steps=6, **common)
+    resumed, straight = (
+        td.resume(tmp_path, images(), backend=ops.name),
+        td.train(images(), steps=6, **common),
+    )
     # a device may add a sum in another order each time it is asked
     assert np.allclose(ops.to_host(resumed.theta), ops.to_host(straight.theta), atol=1e-5)
     assert td.sample(td.load(tmp_path, ops.name), 3, steps=4).shape == (3, 8, 8, 1)

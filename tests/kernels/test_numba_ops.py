@@ -1,7 +1,9 @@
-"""The Numba backend against the reference in float64: convolutions, normalisations, whole networks, runs.
+"""The Numba backend against the reference in float64: convolutions, normalisations, whole networks,
+runs.
 
-U is float32's rounding. A sum's error is judged by the sum of its terms' sizes, which is the same operation on absolute
-values, at its largest, since Winograd's transform mixes neighbours: each term is rounded a few times; 8 U are granted.
+U is float32's rounding. A sum's error is judged by the sum of its terms' sizes, which is the same
+operation on absolute values, at its largest, since Winograd's transform mixes neighbours: each term
+is rounded a few times; 8 U are granted.
 """
 
 import importlib
@@ -22,9 +24,18 @@ NUMBA, REFERENCE = numba_ops.make("numba"), Ops()
 U = 2.0**-24
 
 # k, stride, pad: all that a kernel takes and, last, two that are left to the reference
-OPTIONS = [(3, 1, (1, 1)), (3, 2, (0, 1)), (3, 2, (1, 1)), (1, 1, (0, 0)), (3, 2, (0, 0)), (3, 2, (1, 0)),
-           (3, 1, (0, 0)), (1, 2, (0, 0))]
-# one channel, fewer than a vector's lanes, vectors and a rest, and (the last two) enough for Winograd's transform
+OPTIONS = [
+    (3, 1, (1, 1)),
+    (3, 2, (0, 1)),
+    (3, 2, (1, 1)),
+    (1, 1, (0, 0)),
+    (3, 2, (0, 0)),
+    (3, 2, (1, 0)),
+    (3, 1, (0, 0)),
+    (1, 2, (0, 0)),
+]
+# one channel, fewer than a vector's lanes, vectors and a rest, and (the last two) enough for
+# Winograd's transform
 CHANNELS = [(1, 32), (32, 1), (3, 5), (4, 4), (8, 24), (20, 20), (16, 3), (40, 48), (32, 64)]
 SIZES = [(1, 1, 1), (3, 5, 7), (2, 8, 8), (1, 6, 3)]
 
@@ -68,13 +79,16 @@ def layer(k, C, O, seed=2):
 
 
 def check_linear(forward, backward, x, p, layout=np.array):
-    """y, dx, dw, db of an operation that is linear in x and in p: forward(ops, x, p, tape), backward by its name."""
+    """y, dx, dw, db of an operation that is linear in x and in p: forward(ops, x, p, tape),
+    backward by its name.
+    """
     tape, tape64, size = [], [], []
     y = forward(NUMBA, layout(x), p, tape)
     y64 = forward(REFERENCE, x.astype(float), in_float64(p), tape64)
     within(y, y64, forward(REFERENCE, np.abs(x).astype(float), in_float64(absolute(p)), size))
     assert np.array_equal(forward(NUMBA, layout(x), p, Forget()), y), "the tape changes the output"
-    dy, g = random(*y.shape, seed=6), layer(*p.w.shape[1:], seed=7)         # gradients are added to what is there
+    # gradients are added to what is there
+    dy, g = random(*y.shape, seed=6), layer(*p.w.shape[1:], seed=7)
     g64, g_size = in_float64(g), in_float64(absolute(g))
     dx = getattr(NUMBA, backward)(layout(dy), g, tape)
     dx64 = getattr(REFERENCE, backward)(dy.astype(float), g64, tape64)
@@ -90,8 +104,12 @@ def test_conv2d(channels, option):
     k, stride, pad = option
     for size in SIZES:
         if min(size[1:]) + sum(pad) >= k:
-            check_linear(lambda ops, x, p, tape: ops.conv2d(x, p, tape, stride, pad), "conv2d_backward",
-                         random(*size, channels[0]), layer(k, *channels))
+            check_linear(
+                lambda ops, x, p, tape: ops.conv2d(x, p, tape, stride, pad),
+                "conv2d_backward",
+                random(*size, channels[0]),
+                layer(k, *channels),
+            )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -99,8 +117,13 @@ def test_conv2d(channels, option):
 def test_conv2d_of_any_layout(option, layout):
     k, stride, pad = option
     for channels in [(3, 5), (32, 32)]:
-        check_linear(lambda ops, x, p, tape: ops.conv2d(x, p, tape, stride, pad), "conv2d_backward",
-                     random(2, 6, 5, channels[0]), layer(k, *channels), layout)
+        check_linear(
+            lambda ops, x, p, tape: ops.conv2d(x, p, tape, stride, pad),
+            "conv2d_backward",
+            random(2, 6, 5, channels[0]),
+            layer(k, *channels),
+            layout,
+        )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -108,8 +131,13 @@ def test_conv2d_of_any_layout(option, layout):
 def test_upsample_conv2d(channels, layout):
     """The kernel adds up rows of w before it multiplies: other roundings of the same terms."""
     for size in SIZES:
-        check_linear(lambda ops, x, p, tape: ops.upsample_conv2d(x, p, tape), "upsample_conv2d_backward",
-                     random(*size, channels[0]), layer(3, *channels), layout)
+        check_linear(
+            lambda ops, x, p, tape: ops.upsample_conv2d(x, p, tape),
+            "upsample_conv2d_backward",
+            random(*size, channels[0]),
+            layer(3, *channels),
+            layout,
+        )
 
 
 @pytest.mark.parametrize("channels", CHANNELS, ids=str)
@@ -117,11 +145,18 @@ def test_upsample_conv2d(channels, layout):
 def test_what_a_convolution_adds_on_the_way(k, channels):
     x, p, pad = random(3, 5, 4, channels[0]), layer(k, *channels), (k // 2,) * 2
     image = random(3, 5, 4, channels[1], seed=4)
-    for extra in ({"shift": image[:, 0, 0]}, {"shift": image[:1, 0, 0]}, {"onto": image}, {"onto": spread(image)}):
+    for extra in (
+        {"shift": image[:, 0, 0]},
+        {"shift": image[:1, 0, 0]},
+        {"onto": image},
+        {"onto": spread(image)},
+    ):
         size = {name: np.abs(value) for name, value in extra.items()}
-        within(NUMBA.conv2d(x, p, [], 1, pad, **extra),
-               REFERENCE.conv2d(x.astype(float), in_float64(p), [], 1, pad, **extra),
-               REFERENCE.conv2d(np.abs(x).astype(float), in_float64(absolute(p)), [], 1, pad, **size))
+        within(
+            NUMBA.conv2d(x, p, [], 1, pad, **extra),
+            REFERENCE.conv2d(x.astype(float), in_float64(p), [], 1, pad, **extra),
+            REFERENCE.conv2d(np.abs(x).astype(float), in_float64(absolute(p)), [], 1, pad, **size),
+        )
 
 
 def test_gradients_may_lie_anywhere():
@@ -141,23 +176,36 @@ def test_gradients_may_lie_anywhere():
 def test_samples_do_not_mix():
     x, p = random(5, 7, 6, 32), layer(3, 32, 32)
     norm = SimpleNamespace(w=random(32), b=random(32, seed=2))
-    for op in (lambda x: NUMBA.conv2d(x, p, Forget()), lambda x: NUMBA.conv2d(x, p, Forget(), 2, (0, 1)),
-               lambda x: NUMBA.upsample_conv2d(x, p, Forget()),
-               lambda x: NUMBA.groupnorm_silu(x, norm, 8, Forget())):
-        assert np.array_equal(np.concatenate([op(x[i:i + 1]) for i in range(5)]), op(x))
+    for op in (
+        lambda x: NUMBA.conv2d(x, p, Forget()),
+        lambda x: NUMBA.conv2d(x, p, Forget(), 2, (0, 1)),
+        lambda x: NUMBA.upsample_conv2d(x, p, Forget()),
+        lambda x: NUMBA.groupnorm_silu(x, norm, 8, Forget()),
+    ):
+        assert np.array_equal(np.concatenate([op(x[i : i + 1]) for i in range(5)]), op(x))
 
 
 # --- normalisation, element by element
 
-NORMS = [((3, 5, 4, 8), 8), ((2, 7, 7, 24), 8), ((1, 1, 1, 8), 2), ((2, 8, 8, 32), 8), ((3, 9, 16), 4),
-         ((2, 1, 3, 20), 4), ((1, 3, 3, 1), 1), ((1, 1, 1, 4), 4)]
+NORMS = [
+    ((3, 5, 4, 8), 8),
+    ((2, 7, 7, 24), 8),
+    ((1, 1, 1, 8), 2),
+    ((2, 8, 8, 32), 8),
+    ((3, 9, 16), 4),
+    ((2, 1, 3, 20), 4),
+    ((1, 3, 3, 1), 1),
+    ((1, 1, 1, 4), 4),
+]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("silu", ["", "_silu"])
 @pytest.mark.parametrize("shape, groups", NORMS, ids=str)
 def test_groupnorm(shape, groups, silu, layout):
-    """Some tens of roundings of x, which is 5 away from 0 and 3 wide, and then divided by a group's deviation."""
+    """Some tens of roundings of x, which is 5 away from 0 and 3 wide, and then divided by a group's
+    deviation.
+    """
     x, dy, C = 5 + 3 * random(*shape), random(*shape, seed=2), shape[-1]
     p, g = (SimpleNamespace(w=random(C, seed=s), b=random(C, seed=s + 1)) for s in (3, 5))
     g64, tape, tape64 = in_float64(g), [], []
@@ -165,8 +213,12 @@ def test_groupnorm(shape, groups, silu, layout):
     y = getattr(NUMBA, forward)(layout(x), p, groups, tape)
     variance = x.reshape(len(x), -1, groups, C // groups).astype(float).var(axis=(1, 3))
     inv = 1 / np.sqrt(variance.min() + 1e-6)
-    within(y, getattr(REFERENCE, forward)(x.astype(float), in_float64(p), groups, tape64),
-           np.abs(p.w).max() * np.abs(x).max() * inv, 16)
+    within(
+        y,
+        getattr(REFERENCE, forward)(x.astype(float), in_float64(p), groups, tape64),
+        np.abs(p.w).max() * np.abs(x).max() * inv,
+        16,
+    )
     assert np.array_equal(y, getattr(NUMBA, forward)(layout(x), p, groups, Forget()))
     dx = getattr(NUMBA, backward)(layout(dy), g, tape)
     dx64 = getattr(REFERENCE, backward)(dy.astype(float), g64, tape64)
@@ -178,9 +230,15 @@ def test_groupnorm(shape, groups, silu, layout):
 
 
 def test_a_far_mean_keeps_its_precision():
-    """Deviations of 1 about a mean of 1000: one pass, E x^2 - (E x)^2, would lose all but one digit."""
+    """Deviations of 1 about a mean of 1000: one pass, E x^2 - (E x)^2, would lose all but one
+    digit.
+    """
     x, p = random(2, 8, 8, 4), SimpleNamespace(w=np.ones(4, np.float32), b=np.zeros(4, np.float32))
-    near(NUMBA.groupnorm(x + np.float32(1000), p, 2, []), REFERENCE.groupnorm(x, p, 2, []), rtol=1000 * U)
+    near(
+        NUMBA.groupnorm(x + np.float32(1000), p, 2, []),
+        REFERENCE.groupnorm(x, p, 2, []),
+        rtol=1000 * U,
+    )
 
 
 def test_silu_within_five_ulps_and_its_slope():
@@ -189,16 +247,26 @@ def test_silu_within_five_ulps_and_its_slope():
     y, y64 = NUMBA.silu(x, tape), REFERENCE.silu(x.astype(float), tape64)
     assert np.all(np.abs(y - y64) <= 5 * np.spacing(np.abs(y64).astype(np.float32)))
     one = np.ones_like(x)
-    within(NUMBA.silu_backward(one, tape), REFERENCE.silu_backward(one.astype(float), tape64), 1 + np.abs(y64))
+    within(
+        NUMBA.silu_backward(one, tape),
+        REFERENCE.silu_backward(one.astype(float), tape64),
+        1 + np.abs(y64),
+    )
     far = NUMBA.silu(np.array([-1e4, -200, 1e4, np.inf, np.nan], np.float32), [])
-    assert np.all(np.abs(far[:2]) < 1e-30) and far[2] == 1e4 and far[3] == np.inf and np.isnan(far[4])
+    assert (
+        np.all(np.abs(far[:2]) < 1e-30) and far[2] == 1e4 and far[3] == np.inf and np.isnan(far[4])
+    )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_pixel_sum_of_images_tokens_and_frames(layout):
     for shape in [(3, 5, 7, 6), (2, 9, 16), (1, 1, 1, 1)]:
         x = random(*shape)
-        within(NUMBA.pixel_sum(layout(x)), REFERENCE.pixel_sum(x.astype(float)), REFERENCE.pixel_sum(abs(x)))
+        within(
+            NUMBA.pixel_sum(layout(x)),
+            REFERENCE.pixel_sum(x.astype(float)),
+            REFERENCE.pixel_sum(abs(x)),
+        )
     p = SimpleNamespace(w=random(6), b=random(6, seed=2))
     y = NUMBA.groupnorm_silu(random(3, 5, 7, 6), p, 2, [])
     assert np.array_equal(NUMBA.pixel_sum(y), NUMBA.pixel_sum(np.array(y)))
@@ -222,14 +290,20 @@ def test_linear(rows):
 
 NETS = {
     "vectors": UNet(base=32, mults=(1, 2), blocks=1, attention=(False, True), pad="both"),
-    "ragged": UNet(channels=2, base=12, mults=(1, 2, 2), blocks=1, attention=(False, True, False), groups=4),
+    "ragged": UNet(
+        channels=2, base=12, mults=(1, 2, 2), blocks=1, attention=(False, True, False), groups=4
+    ),
 }
 
 
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 def test_a_unet_and_its_gradients(net):
     """A few hundred roundings in a row, each of U times the largest value met."""
-    theta, x, t = random_theta(net, dtype=np.float32), random(3, 12, 8, net.channels), np.array([1, 50, 900])
+    theta, x, t = (
+        random_theta(net, dtype=np.float32),
+        random(3, 12, 8, net.channels),
+        np.array([1, 50, 900]),
+    )
     dy = random(*x.shape, seed=3)
     ours = net_gradients(net, theta, x, t, dy, ops=NUMBA)
     theirs = net_gradients(net, theta.astype(float), x.astype(float), t, dy.astype(float))
@@ -242,7 +316,9 @@ def test_a_unet_and_its_gradients(net):
 def test_float64_is_the_references_bit_for_bit():
     net, ops = NETS["ragged"], NUMBA
     theta, x, t = random_theta(net), normals(2, 4, 4, 2), np.array([3, 4])
-    for ours, theirs in zip(net_gradients(net, theta, x, t, x, ops=ops), net_gradients(net, theta, x, t, x)):
+    for ours, theirs in zip(
+        net_gradients(net, theta, x, t, x, ops=ops), net_gradients(net, theta, x, t, x)
+    ):
         assert ours.dtype == np.float64 and np.array_equal(ours, theirs)
     factors = (1.5, -0.8, 1.0, 0.4, 0.6, 0.3)
     assert np.array_equal(ops.reverse(x, x, x, factors), REFERENCE.reverse(x, x, x, factors))

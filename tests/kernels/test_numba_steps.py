@@ -1,4 +1,6 @@
-"""The Numba backend's noise, steps and runs against the reference; how its kernels are compiled, kept and missed."""
+"""The Numba backend's noise, steps and runs against the reference; how its kernels are compiled,
+kept and missed.
+"""
 
 import importlib
 import os
@@ -22,15 +24,20 @@ from tinyddpm.runs import checkpoint
 from tinyddpm.training import TrainState
 
 numba = pytest.importorskip("numba")
-numba_ops, steps, jit, conv = (importlib.import_module(f"tinyddpm.kernels.cpu.{name}")
-                               for name in ("ops", "fused_steps", "jit", "direct"))
+numba_ops, steps, jit, conv = (
+    importlib.import_module(f"tinyddpm.kernels.cpu.{name}")
+    for name in ("ops", "fused_steps", "jit", "direct")
+)
 NUMBA, REFERENCE = numba_ops.make("numba"), Ops()
 U = 2.0**-24
 ROOT = pathlib.Path(__file__).parents[2]
 NET = td.UNet(base=16, mults=(1, 2), blocks=1, groups=4)
 RUN = {"batch": 6, "warmup": 2, "log_every": 2, "save_every": 4, "net": NET, "backend": "numba"}
-KEYS = [{"seed": 0}, {"seed": 2**64 - 1, "purpose": noise.REVERSE, "step": 2**32 - 1, "first_sample": 2**32 - 9},
-        {"seed": 0x1234567890ABCDEF, "purpose": noise.EPS, "step": 77, "first_sample": 5}]
+KEYS = [
+    {"seed": 0},
+    {"seed": 2**64 - 1, "purpose": noise.REVERSE, "step": 2**32 - 1, "first_sample": 2**32 - 9},
+    {"seed": 0x1234567890ABCDEF, "purpose": noise.EPS, "step": 77, "first_sample": 5},
+]
 
 
 def random(*shape, seed=1):
@@ -47,9 +54,15 @@ def spread(x):
 
 def test_philox_words_are_the_references_bit_for_bit():
     counters = np.random.Generator(np.random.PCG64(3)).integers(0, 2**32, (50, 6), dtype=np.uint64)
-    counters[:3] = [[0] * 6, [2**32 - 1] * 6, [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344, 0xA4093822, 0x299F31D0]]
+    counters[:3] = [
+        [0] * 6,
+        [2**32 - 1] * 6,
+        [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344, 0xA4093822, 0x299F31D0],
+    ]
     for counter in counters:
-        assert [int(w) for w in steps.F.philox(*counter)] == [int(w) for w in numpy_formulas.philox(*counter)]
+        assert [int(w) for w in steps.F.philox(*counter)] == [
+            int(w) for w in numpy_formulas.philox(*counter)
+        ]
 
 
 def ulps(a, b):
@@ -60,8 +73,9 @@ def ulps(a, b):
 
 
 @pytest.mark.parametrize("key", KEYS, ids=["zeros", "ones", "mixed"])
-@pytest.mark.parametrize("shape", [(3, 4, 4, 1), (5, 7), (2, 3), (3, 1), (9, 2), (1, 130), (0, 4), (8, 1 << 16)],
-                         ids=str)
+@pytest.mark.parametrize(
+    "shape", [(3, 4, 4, 1), (5, 7), (2, 3), (3, 1), (9, 2), (1, 130), (0, 4), (8, 1 << 16)], ids=str
+)
 def test_normals_within_four_ulps(shape, key):
     assert ulps(NUMBA.normal(shape, **key), noise.normal(shape, **key)) <= 4
 
@@ -88,7 +102,9 @@ def test_reverse(layout, sigma, bound):
     assert xs.dtype == np.float32
     near(xs, REFERENCE.reverse(*(a.astype(float) for a in (xt, output, z)), factors), rtol=8 * U)
     drawn = NUMBA.reverse_drawn(xt, output, factors, **KEYS[2])
-    assert np.array_equal(drawn, NUMBA.reverse(xt, output, NUMBA.normal(xt.shape, **KEYS[2]), factors))
+    assert np.array_equal(
+        drawn, NUMBA.reverse(xt, output, NUMBA.normal(xt.shape, **KEYS[2]), factors)
+    )
 
 
 def test_reverse_keeps_a_nan_that_clipping_could_hide():
@@ -122,10 +138,11 @@ def digits():
 
 
 def test_twenty_steps_and_a_sample_agree_with_the_reference(tmp_path, digits):
-    """Adam divides a gradient by its own size, so a parameter whose gradient is all rounding may be off by a step.
+    """Adam divides a gradient by its own size, so a parameter whose gradient is all rounding may be
+    off by a step.
 
-    The rest agree: in the mean square all vectors lie within 20 passes of a net, 300 U each, of the way they went. An
-    image is five passes away.
+    The rest agree: in the mean square all vectors lie within 20 passes of a net, 300 U each, of the
+    way they went. An image is five passes away.
     """
     start, ends, images = TrainState.fresh(NET, 0).arrays(), [], []
     for backend in ("numpy", "numba"):
@@ -134,7 +151,9 @@ def test_twenty_steps_and_a_sample_agree_with_the_reference(tmp_path, digits):
         images.append(td.sample(td.load(tmp_path / backend, backend), 4, steps=5, sampler="ddim"))
     for name in start:
         way = np.linalg.norm(ends[0][name].astype(float) - start[name])
-        assert np.linalg.norm(ends[1][name].astype(float) - ends[0][name]) <= 20 * 300 * U * way, name
+        assert np.linalg.norm(ends[1][name].astype(float) - ends[0][name]) <= 20 * 300 * U * way, (
+            name
+        )
     near(images[1], images[0], rtol=5 * 300 * U)
     assert not np.array_equal(images[1], images[0]), "the same bits: was the backend asked?"
 
@@ -174,12 +193,14 @@ def broken_llvm():
     @numba.extending.intrinsic
     def wrong(typing, x):
         def generate(context, builder, signature, args):
-            return builder.bitcast(args[0], ir.DoubleType())        # 32 bits as 64
+            return builder.bitcast(args[0], ir.DoubleType())  # 32 bits as 64
+
         return numba.types.float64(numba.types.float32), generate
 
     @numba.njit
     def correlate(*args):
         return wrong(np.float32(1))
+
     return correlate
 
 
@@ -187,11 +208,14 @@ def unknown_name():
     @numba.njit
     def correlate(*args):
         return no_such_tile(args)  # noqa: F821
+
     return correlate
 
 
 @pytest.mark.parametrize("broken", [broken_llvm, unknown_name])
-def test_without_tiles_convolutions_are_the_references_and_said_to_be(broken, monkeypatch, fresh_probe):
+def test_without_tiles_convolutions_are_the_references_and_said_to_be(
+    broken, monkeypatch, fresh_probe
+):
     monkeypatch.setattr(conv, "correlate", broken())
     ops = numba_ops.make("numba")
     assert not ops.tiles and "im2col" in numba_ops.describe() and "\n" not in numba_ops.describe()
@@ -205,14 +229,17 @@ def test_without_tiles_convolutions_are_the_references_and_said_to_be(broken, mo
         assert all(np.array_equal(a, b) for a, b in zip(*results))
     theta, t = random_theta(NET, dtype=np.float32), np.array([3, 4])
     image = random(2, 4, 4, 1)
-    for ours, theirs in zip(net_gradients(NET, theta, image, t, image, ops=ops),
-                            net_gradients(NET, theta, image, t, image, ops=REFERENCE)):
+    for ours, theirs in zip(
+        net_gradients(NET, theta, image, t, image, ops=ops),
+        net_gradients(NET, theta, image, t, image, ops=REFERENCE),
+    ):
         near(ours, theirs, rtol=300 * U)
 
 
 def test_other_errors_are_not_taken_for_missing_tiles(monkeypatch, fresh_probe):
     def correlate(*args):
         raise MemoryError
+
     monkeypatch.setattr(conv, "correlate", correlate)
     with pytest.raises(MemoryError):
         numba_ops.make("numba")
@@ -235,8 +262,13 @@ def test_a_line_is_said_while_compiling_and_nothing_once_cached(tmp_path):
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     said = []
     for _ in range(2):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment,
-                              timeout=300)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=300,
+        )
         assert done.stdout.strip() == "tinyddpm.kernels.cpu.ops", done.stderr
         said.append(done.stderr)
     assert said[0] == jit.NOTICE + "\n" and not said[1]
@@ -269,7 +301,8 @@ def test_the_cache_lies_where_it_can_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
     monkeypatch.setattr(jit, "HERE", tmp_path / "clone")
     assert jit.cache_folder() == tmp_path / "clone" / "__pycache__" / name
-    monkeypatch.setattr(jit, "HERE", tmp_path / "file")                 # no folder can be made in a file
+    # no folder can be made in a file
+    monkeypatch.setattr(jit, "HERE", tmp_path / "file")
     assert jit.cache_folder() == tmp_path / "user" / name
     monkeypatch.setattr(jit, "_users_cache", lambda: tmp_path / "file")
     assert jit.cache_folder() is None

@@ -15,7 +15,9 @@ UNIT = np.float32(2.0**-23)
 
 
 def ulps(got, exact):
-    """The largest error in units in the last place of the exact value's float32; where that is 0, got must be."""
+    """The largest error in units in the last place of the exact value's float32; where that is 0,
+    got must be.
+    """
     zero = exact == 0
     assert not got[zero].any()
     return np.max(np.abs(got - exact)[~zero] / np.spacing(np.abs(exact[~zero]).astype(np.float32)))
@@ -41,9 +43,19 @@ def test_the_circle_at_every_angle(start):
 
 def test_normals_from_the_polynomials_are_the_references_within_four_ulps():
     p = numpy_polynomials
-    formulas = make(lambda f: f, lambda u: u.astype(np.float32), p.log, np.sqrt, p.cospi, p.sinpi,
-                    np.minimum, np.maximum)
+    formulas = make(
+        lambda f: f,
+        lambda u: u.astype(np.float32),
+        p.log,
+        np.sqrt,
+        p.cospi,
+        p.sinpi,
+        np.minimum,
+        np.maximum,
+    )
     words = noise.bits((4, 1 << 18), seed=5)
-    for got, want in zip(formulas.box_muller(words[0], words[1]), numpy_formulas.box_muller(words[0], words[1])):
+    for got, want in zip(
+        formulas.box_muller(words[0], words[1]), numpy_formulas.box_muller(words[0], words[1])
+    ):
         assert got.dtype == want.dtype == np.float32
         assert np.max(np.abs(got.astype(np.float64) - want) / np.spacing(np.abs(want))) <= 4

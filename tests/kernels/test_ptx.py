@@ -1,4 +1,5 @@
-"""The CUDA kernels compiled for four generations of cards, without one: their PTX, and what ptxas makes of it.
+"""The CUDA kernels compiled for four generations of cards, without one: their PTX, and what ptxas
+makes of it.
 
 The simulator cannot see a float32 that has become a float64; this can.
 """
@@ -18,16 +19,27 @@ from benchmarks import roofline  # noqa: E402
 CAPABILITIES = [(7, 5), (8, 0), (9, 0), (10, 0)]
 NAMES = list(roofline.BYTES)
 ROWS = ["normal", "noised", "noised_drawn", "reverse", "reverse_drawn"]
-# 16-byte loads and stores of each kernel that has a wide variant (im2col's stores: with and without a pixel to load)
-VECTORS = {"normal": (0, 1), "noised": (2, 1), "noised_drawn": (1, 2), "reverse": (3, 1), "reverse_drawn": (2, 1),
-           "adamw_ema": (5, 4), "im2col": (1, 2)}
+# 16-byte loads and stores of each kernel that has a wide variant (im2col's stores: with and without
+# a pixel to load)
+VECTORS = {
+    "normal": (0, 1),
+    "noised": (2, 1),
+    "noised_drawn": (1, 2),
+    "reverse": (3, 1),
+    "reverse_drawn": (2, 1),
+    "adamw_ema": (5, 4),
+    "im2col": (1, 2),
+}
 VARIANTS = [(name, wide) for name in NAMES for wide in (True, False) if wide or name in VECTORS]
 
 
 def on_every_card(test):
-    for mark in (pytest.mark.parametrize("cc", CAPABILITIES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}"),
-                 pytest.mark.parametrize("name, wide", VARIANTS,
-                                         ids=lambda v: {True: "wide", False: "narrow"}.get(v, v))):
+    for mark in (
+        pytest.mark.parametrize("cc", CAPABILITIES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}"),
+        pytest.mark.parametrize(
+            "name, wide", VARIANTS, ids=lambda v: {True: "wide", False: "narrow"}.get(v, v)
+        ),
+    ):
         test = mark(test)
     return test
 
@@ -51,6 +63,7 @@ def compiler():
     try:
         from numba.cuda.cudadrv.nvvm import NVVM
         from tinyddpm.kernels.gpu import ptx as cuda_compile
+
         NVVM()
     except (error.NvvmSupportError, OSError) as reason:
         pytest.skip(f"no NVVM to compile with: {reason}")
@@ -69,7 +82,9 @@ def test_no_double_precision_and_no_local_memory(name, wide, cc):
     text = ptx(name, wide, cc)
     assert not re.search(r"\.f64\b", text)
     assert not re.search(r"\b(ld|st)\.local\b|\.local\b", text)
-    assert not re.search(r"\bdiv\.[us]64\b|\brem\.[us]64\b", text), "a division of 64-bit integers is 100 instructions"
+    assert not re.search(r"\bdiv\.[us]64\b|\brem\.[us]64\b", text), (
+        "a division of 64-bit integers is 100 instructions"
+    )
     target = int(re.search(r"\.target sm_(\d+)", text)[1])
     assert target <= 10 * cc[0] + cc[1]
 
@@ -77,8 +92,13 @@ def test_no_double_precision_and_no_local_memory(name, wide, cc):
 @pytest.mark.parametrize("cc", CAPABILITIES, ids=str)
 @pytest.mark.parametrize("name", VECTORS)
 def test_wide_kernels_move_sixteen_bytes_at_once_and_narrow_ones_do_not(name, cc):
-    counts = [tuple(len(re.findall(rf"\b{way}\.global\.v4\.f32\b", ptx(name, wide, cc))) for way in ("ld", "st"))
-              for wide in (True, False)]
+    counts = [
+        tuple(
+            len(re.findall(rf"\b{way}\.global\.v4\.f32\b", ptx(name, wide, cc)))
+            for way in ("ld", "st")
+        )
+        for wide in (True, False)
+    ]
     assert counts == [VECTORS[name], (0, 0)]
 
 
@@ -86,7 +106,7 @@ def test_wide_kernels_move_sixteen_bytes_at_once_and_narrow_ones_do_not(name, cc
 def test_wide_step_kernels_move_no_element_alone(name):
     text = ptx(name, True, (9, 0))
     alone = len(re.findall(r"\bld\.global\.f32\b", text))
-    assert alone == (2 if name.startswith("noised") else 0)         # the row's signal and noise
+    assert alone == (2 if name.startswith("noised") else 0)  # the row's signal and noise
     assert not re.search(r"\bst\.global\.f32\b", text)
 
 
@@ -102,7 +122,7 @@ def test_instructions_stay_below_what_an_h100_issues_while_it_waits_for_memory(n
     found = roofline.count(name)
     if found["from"] != "SASS":
         pytest.skip("no ptxas or no cuobjdump to count with")
-    if name == "normal":        # writes four bytes and reads none: arithmetic is all there is
+    if name == "normal":  # writes four bytes and reads none: arithmetic is all there is
         assert found["instructions"] < 60
     else:
         assert found["instructions"] < roofline.CARDS["h100"].budget(roofline.BYTES[name])
@@ -140,7 +160,10 @@ def test_what_is_compiled_here_is_what_the_operations_launch():
             getattr(ops, "groupnorm" + silu)(x, p, 1, tape)
             getattr(ops, f"groupnorm{silu}_backward")(x, p, tape)
     renamed = {"noised_given": "noised", "reverse_given": "reverse"}
-    assert {renamed.get(name, name) for name in launched} == set(signatures) - {"norm_silu", "norm_silu_backward"}
+    assert {renamed.get(name, name) for name in launched} == set(signatures) - {
+        "norm_silu",
+        "norm_silu_backward",
+    }
     for name, types in launched.items():
         assert types == {signatures[renamed.get(name, name)]}
 
@@ -164,9 +187,19 @@ def test_the_budget_of_the_h100():
 
 
 def test_counting_on_a_listing_written_by_hand():
-    code = [(0, "S2R R0"), (16, "LDG.E R1"), (32, "FADD R1"), (48, "BRA 0x10"), (64, "FADD"), (80, "BRA 0x40"),
-            (96, "EXIT"), (112, "NOP"), (128, "BRA 0x80")]
+    code = [
+        (0, "S2R R0"),
+        (16, "LDG.E R1"),
+        (32, "FADD R1"),
+        (48, "BRA 0x10"),
+        (64, "FADD"),
+        (80, "BRA 0x40"),
+        (96, "EXIT"),
+        (112, "NOP"),
+        (128, "BRA 0x80"),
+    ]
     loops = roofline.sass_loops(code)
     assert loops == [(1, 3), (4, 5)]
-    assert roofline.instructions("norm", code, loops) == 3          # the second loop touches no memory
+    # the second loop touches no memory
+    assert roofline.instructions("norm", code, loops) == 3
     assert roofline.instructions("normal", code, loops) == 7 / 4

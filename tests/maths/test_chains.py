@@ -45,10 +45,16 @@ def test_point_mass_with_beta_tilde_ends_there(s):
 
 @pytest.mark.parametrize("dtype, rtol", [(np.float32, 1e-6), (np.float64, 1e-12)])
 def test_point_mass_with_noise_drawn(dtype, rtol):
-    # The last step is one x0_hat: a few roundings of c, of x_1 and of beta_1 / (1 - alpha_bar_1) = 1.
+    # The last step is one x0_hat: a few roundings of c, of x_1 and of beta_1 / (1 - alpha_bar_1) =
+    # 1.
     s, c = linear(1000), np.array([0.6, -1.0, 0.0, 3.0])
     xT = noise.normal((5, 4), 1, noise.PRIOR).astype(dtype)
-    close(ancestral(point_mass_eps(s, c), s, xT, "beta_tilde"), np.tile(c, (5, 1)), rtol=rtol, atol=rtol)
+    close(
+        ancestral(point_mass_eps(s, c), s, xT, "beta_tilde"),
+        np.tile(c, (5, 1)),
+        rtol=rtol,
+        atol=rtol,
+    )
 
 
 def test_unit_gaussian_on_the_papers_schedule():
@@ -69,10 +75,13 @@ COVARIANCE = np.array([[0.5, 0.2, -0.05], [0.2, 0.3, 0.0], [-0.05, 0.0, 0.02]])
 
 def eps_slope(s, t):
     """eps_hat = E (x_t - sqrt(alpha_bar_t) m) for N(m, C): E = sqrt(1 - ab) (ab C + (1 - ab) I)^-1."""
-    return np.sqrt(1 - s.alpha_bar[t]) * np.linalg.inv(s.alpha_bar[t] * COVARIANCE + (1 - s.alpha_bar[t]) * np.eye(3))
+    return np.sqrt(1 - s.alpha_bar[t]) * np.linalg.inv(
+        s.alpha_bar[t] * COVARIANCE + (1 - s.alpha_bar[t]) * np.eye(3)
+    )
 
 
-# Maps x -> M x + c are 4 x 4 matrices on (x, 1), so that products chain them and sums of slopes are sums.
+# Maps x -> M x + c are 4 x 4 matrices on (x, 1), so that products chain them and sums of slopes are
+# sums.
 
 
 def affine(matrix, offset):
@@ -98,14 +107,22 @@ def flow_map(s, t):
 
 
 def ancestral_moves(s, t, t_prev, variance):
-    """Ho20 eq. 11 on the chain of these times alone, its alpha a product: the move (map, sigma^2) to t_prev."""
+    """Ho20 eq. 11 on the chain of these times alone, its alpha a product: the move (map, sigma^2)
+    to t_prev.
+    """
     alpha = np.prod(1 - s.beta[t_prev + 1 : t + 1])
     high = 1 - alpha
     low = high * (1 - s.alpha_bar[t_prev]) / (1 - s.alpha_bar[t])
-    mean = np.diag([alpha**-0.5] * 3 + [1.0]) @ (IDENTITY - high / np.sqrt(1 - s.alpha_bar[t]) * eps_map(s, t))
+    mean = np.diag([alpha**-0.5] * 3 + [1.0]) @ (
+        IDENTITY - high / np.sqrt(1 - s.alpha_bar[t]) * eps_map(s, t)
+    )
     if t_prev == 0:
         return [(mean, 0.0)]
-    variances = {"beta": high, "beta_tilde": low, "learned": np.exp(MIX * np.log(high) + (1 - MIX) * np.log(low))}
+    variances = {
+        "beta": high,
+        "beta_tilde": low,
+        "learned": np.exp(MIX * np.log(high) + (1 - MIX) * np.log(low)),
+    }
     return [(mean, variances[variance])]
 
 
@@ -180,7 +197,12 @@ CASES = {
     "ancestral, beta_tilde": (ancestral, {}, ancestral_moves, "beta_tilde"),
     "ancestral, learned": (ancestral, {"variance": "learned"}, ancestral_moves, "learned"),
     "langevin": (langevin, {"corrections": 2, "snr": 0.3}, langevin_moves, "beta_tilde"),
-    "langevin, learned": (langevin, {"corrections": 2, "snr": 0.3, "variance": "learned"}, langevin_moves, "learned"),
+    "langevin, learned": (
+        langevin,
+        {"corrections": 2, "snr": 0.3, "variance": "learned"},
+        langevin_moves,
+        "learned",
+    ),
     "ddim": (ddim, {}, ddim_moves, 0.0),
     "ddim, eta 0.5": (ddim, {"eta": 0.5}, ddim_moves, 0.5),
     "ddim, eta 1": (ddim, {"eta": 1.0}, ddim_moves, 1.0),
@@ -192,12 +214,18 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("make, T, steps", [(linear, 60, 13), (cosine, 60, 13), (linear, 20, 20), (linear, 60, 1)])
+@pytest.mark.parametrize(
+    "make, T, steps", [(linear, 60, 13), (cosine, 60, 13), (linear, 20, 20), (linear, 60, 1)]
+)
 def test_any_gaussian_follows_the_recursion_of_mean_and_covariance(name, spacing, make, T, steps):
     sampler, options, moves, option = CASES[name]
     s = make(T)
-    found = push_gaussian(with_options(sampler, steps=steps, spacing=spacing, **options),
-                          Learned(MEAN, COVARIANCE, s), s, d=3)
+    found = push_gaussian(
+        with_options(sampler, steps=steps, spacing=spacing, **options),
+        Learned(MEAN, COVARIANCE, s),
+        s,
+        d=3,
+    )
     times = spaced(s, steps, spacing)
     walked = list(recursion(s, times, moves, option) if moves else multistep(s, times))
     assert len(found) == len(walked) == steps
@@ -220,22 +248,33 @@ def test_the_learned_variance_reaches_from_beta_tilde_to_beta(mix, variance, ste
 
     options = {"steps": steps, "clip": 0.5, "seed": 4, "first_sample": 2}
     for sampler in (ancestral, langevin):
-        close(sampler(Known(), s, xT, variance="learned", **options),
-              sampler(Known(), s, xT, variance=variance, **options), atol=TOL)
+        close(
+            sampler(Known(), s, xT, variance="learned", **options),
+            sampler(Known(), s, xT, variance=variance, **options),
+            atol=TOL,
+        )
 
 
 @given(schedules(terminal=False, max_T=40), st.data())
 def test_ddim_with_eta_1_is_ancestral_on_the_same_times(s, data):
-    # Nichol21 eq. 19 and Song21a eq. 16 are one formula; a root of a difference keeps sqrt(eps) where it vanishes.
+    # Nichol21 eq. 19 and Song21a eq. 16 are one formula; a root of a difference keeps sqrt(eps)
+    # where it vanishes.
     times = sorted(data.draw(st.sets(st.integers(0, s.T), min_size=2)))
     for t_prev, t in pairwise(times):
-        close(ddim_coefficients(s, t, t_prev, 1.0), ancestral_coefficients(s, t, "beta_tilde", t_prev), atol=ROOT_TOL)
+        close(
+            ddim_coefficients(s, t, t_prev, 1.0),
+            ancestral_coefficients(s, t, "beta_tilde", t_prev),
+            atol=ROOT_TOL,
+        )
 
 
-@pytest.mark.parametrize("name", ["ancestral, beta", "ancestral, beta_tilde", "ddim, all steps, eta 1"])
+@pytest.mark.parametrize(
+    "name", ["ancestral, beta", "ancestral, beta_tilde", "ddim, all steps, eta 1"]
+)
 def test_a_gaussian_comes_back(name):
-    # Exact eps leaves two errors: x_T starts from mean 0, not sqrt(alpha_bar_T) m = 0.006 m, which fades on the
-    # way; and the step size's, 0.011 at T = 500 for beta_tilde and 0.0013 for beta, which falls as 1 / T.
+    # Exact eps leaves two errors: x_T starts from mean 0, not sqrt(alpha_bar_T) m = 0.006 m, which
+    # fades on the way; and the step size's, 0.011 at T = 500 for beta_tilde and 0.0013 for beta,
+    # which falls as 1 / T.
     errors = []
     for T in (250, 500):
         s = linear(T)
@@ -253,8 +292,9 @@ def test_a_gaussian_comes_back(name):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("variance", ["beta", "beta_tilde"])
 def test_a_mixture_of_points_is_landed_on(dtype, variance):
-    # The optimal denoiser of a set of points: their mean under the softmax of -|x_t - sqrt(ab) c|^2 / (2 (1 - ab)).
-    # The four corners of a square are alike by symmetry, so each is the end of a quarter of the chains.
+    # The optimal denoiser of a set of points: their mean under the softmax of -|x_t - sqrt(ab) c|^2
+    # / (2 (1 - ab)). The four corners of a square are alike by symmetry, so each is the end of a
+    # quarter of the chains.
     points, s, n = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype), cosine(200), 2000
 
     def denoise(xt, t):

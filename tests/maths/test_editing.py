@@ -1,4 +1,6 @@
-"""Paths between two images, and inpainting: exact where the map is affine, which it is for Gaussian data."""
+"""Paths between two images, and inpainting: exact where the map is affine, which it is for Gaussian
+data.
+"""
 
 from itertools import pairwise
 
@@ -17,19 +19,22 @@ from tinyddpm.solvers import decode, encode
 
 MEAN = np.array([0.3, -0.4])
 COVARIANCE = np.array([[0.8, 0.5], [0.5, 0.6]])
-FIRST_KNOWN, KNOWN = np.array([1.0, 0.0]), np.array([[1.1, 7.0]])       # the 7 is not known, and must not matter
+# the 7 is not known, and must not matter
+FIRST_KNOWN, KNOWN = np.array([1.0, 0.0]), np.array([[1.1, 7.0]])
 
 
 def gaussian(s):
     return exact.Gaussian(MEAN, COVARIANCE, s)
 
 
-# --- interpolation ----------------------------------------------------------------------------------------
+# --- interpolation
+# ----------------------------------------------------------------------------------------
 
 
 @given(st.floats(0, 1), st.floats(0.01, 3.1), st.floats(0.1, 10))
 def test_slerp_is_a_rotation(w, angle, length):
-    # In the plane: the point that lies w of the angle on, whatever the common length (and in any shape).
+    # In the plane: the point that lies w of the angle on, whatever the common length (and in any
+    # shape).
     a, b, expected = (length * np.array([[np.cos(x), np.sin(x)]]) for x in (0.0, angle, w * angle))
     close(slerp(a, b, w), expected, rtol=0, atol=1e-9 * length)
 
@@ -47,7 +52,8 @@ def test_slerp_keeps_its_dtype_and_the_length_of_gaussian_draws(dtype):
     a, b = noise.normal((2, 4000), 1).astype(dtype)
     middle = slerp(a, b, 0.5)
     assert middle.dtype == dtype
-    # |a|^2 of 4000 normals is 4000 within 5.5 sqrt(8000) = 490 (false alarms below 1e-6); the chord's is 2000.
+    # |a|^2 of 4000 normals is 4000 within 5.5 sqrt(8000) = 490 (false alarms below 1e-6); the
+    # chord's is 2000.
     for x in (a, b, middle):
         assert abs(float(np.sum(x**2)) - 4000) < 490
 
@@ -64,7 +70,10 @@ def test_interpolate_goes_from_one_image_to_the_other():
     path = interpolate(data, s, a, b, 5, steps=200)
     assert path.shape == (5, 2, 1)
     # The ends' error is encode's, of first order: each doubling halves it.
-    far = [np.abs(interpolate(data, s, a, b, 2, steps=steps) - [a, b]).max() for steps in (100, 200, 400)]
+    far = [
+        np.abs(interpolate(data, s, a, b, 2, steps=steps) - [a, b]).max()
+        for steps in (100, 200, 400)
+    ]
     assert far[2] < 0.02
     assert all(0.45 < less / more < 0.55 for more, less in pairwise(far))
     xT = encode(data, s, np.stack([a, b]), 200)
@@ -82,11 +91,14 @@ def test_interpolate_hands_on_its_options():
     close(interpolate(gaussian(s), s, a, b, 3, 9, 0.7, "quadratic")[1], expected)
 
 
-# --- inpainting -------------------------------------------------------------------------------------------
+# --- inpainting
+# -------------------------------------------------------------------------------------------
 
 
 class Unit(exact.Gaussian):
-    """The Gaussian's denoiser, whose noise is one unit vector for each number asked for: row 0 sees none of it."""
+    """The Gaussian's denoiser, whose noise is one unit vector for each number asked for: row 0 sees
+    none of it.
+    """
 
     def __init__(self, s, draws):
         super().__init__(MEAN, COVARIANCE, s)
@@ -123,28 +135,43 @@ def by_hand(s, repeats, times):
         variance = (1 - then) / (1 - now) * (1 - alpha)
         for repeat in range(repeats if t_prev > 0 else 1):
             if repeat:
-                mean, covariance = np.sqrt(alpha) * mean, alpha * covariance + (1 - alpha) * np.eye(2)
+                mean, covariance = (
+                    np.sqrt(alpha) * mean,
+                    alpha * covariance + (1 - alpha) * np.eye(2),
+                )
             mean = free @ (matrix @ mean + offset) + held @ (np.sqrt(then) * KNOWN[0])
-            covariance = free @ (matrix @ covariance @ matrix.T + variance * np.eye(2)) @ free + (1 - then) * held
+            covariance = (
+                free @ (matrix @ covariance @ matrix.T + variance * np.eye(2)) @ free
+                + (1 - then) * held
+            )
     return mean, covariance
 
 
 @pytest.mark.parametrize("repeats", [1, 2, 5])
-@pytest.mark.parametrize("steps, spacing", [(30, "uniform"), (8, "uniform"), (8, "quadratic"), (1, "uniform")])
+@pytest.mark.parametrize(
+    "steps, spacing", [(30, "uniform"), (8, "uniform"), (8, "quadratic"), (1, "uniform")]
+)
 def test_inpainting_a_gaussian_follows_the_recursion(repeats, steps, spacing):
     s = linear(30)
     mean, covariance, asked = push_inpaint(s, repeats, steps=steps, spacing=spacing)
     expected = by_hand(s, repeats, spaced(s, steps, spacing))
     close(mean, expected[0], atol=TOL)
     close(covariance, expected[1], atol=TOL)
-    # x_T; a z and a known part for each jump but the last; a step back before each jump but the first of its t.
+    # x_T; a z and a known part for each jump but the last; a step back before each jump but the
+    # first of its t.
     assert len(asked) == 1 + (steps - 1) * (2 * repeats + repeats - 1)
-    assert {purpose for purpose, _ in asked} <= {noise.PRIOR, noise.REVERSE, noise.KNOWN, noise.RENOISE}
+    assert {purpose for purpose, _ in asked} <= {
+        noise.PRIOR,
+        noise.REVERSE,
+        noise.KNOWN,
+        noise.RENOISE,
+    }
 
 
 def test_repeats_bring_the_unknown_part_to_its_conditional_mean():
-    # E[x_2 | x_1] = m_2 + C_21 / C_11 (x_1 - m_1). Each doubling of repeats about halves the bias of the plain
-    # replacement, until the bias of beta_tilde at this T is left. (The spread keeps that of beta_tilde, too narrow.)
+    # E[x_2 | x_1] = m_2 + C_21 / C_11 (x_1 - m_1). Each doubling of repeats about halves the bias
+    # of the plain replacement, until the bias of beta_tilde at this T is left. (The spread keeps
+    # that of beta_tilde, too narrow.)
     s = linear(100)
     right = MEAN[1] + COVARIANCE[1, 0] / COVARIANCE[0, 0] * (KNOWN[0, 0] - MEAN[0])
     bias = [abs(push_inpaint(s, repeats)[0][1] - right) for repeats in (1, 2, 4, 8)]
@@ -157,10 +184,24 @@ def test_repeats_bring_the_unknown_part_to_its_conditional_mean():
 def test_a_mask_of_zeros_is_ancestral_sampling(variance, steps, spacing):
     s, known = linear(40), np.full((5, 2), 3.0, np.float32)
     seen = []
-    options = {"variance": variance, "clip": 1.5, "seed": 7, "first_sample": 4, "steps": steps, "spacing": spacing}
+    options = {
+        "variance": variance,
+        "clip": 1.5,
+        "seed": 7,
+        "first_sample": 4,
+        "steps": steps,
+        "spacing": spacing,
+    }
     xT = noise.normal((5, 2), 7, noise.PRIOR, 0, 4)
     expected = ancestral(gaussian(s), s, xT, **options)
-    found = inpaint(gaussian(s), s, known, np.zeros((1, 1)), watch=lambda t, xt, x0_hat: seen.append(t), **options)
+    found = inpaint(
+        gaussian(s),
+        s,
+        known,
+        np.zeros((1, 1)),
+        watch=lambda t, xt, x0_hat: seen.append(t),
+        **options,
+    )
     np.testing.assert_array_equal(found, expected)
     assert seen == [*spaced(s, steps or 40, spacing)[1:], 0]
 
@@ -175,23 +216,36 @@ def test_known_pixels_come_out_exactly(dtype, repeats):
     assert found.dtype == dtype
     np.testing.assert_array_equal(found[:, some == 1], known[:, some == 1])
     assert np.all(found[:, some == 0] != known[:, some == 0])
-    np.testing.assert_array_equal(inpaint(data, s, known, np.ones((3, 2), bool), repeats=repeats), known)
+    np.testing.assert_array_equal(
+        inpaint(data, s, known, np.ones((3, 2), bool), repeats=repeats), known
+    )
 
 
 def test_inpainting_is_a_function_of_seed_and_sample():
     s, known = linear(20), noise.normal((5, 2), 2)
     run = {"steps": 6, "repeats": 3, "seed": 3}
     whole = inpaint(gaussian(s), s, known, FIRST_KNOWN, **run)
-    parts = [inpaint(gaussian(s), s, known[part], FIRST_KNOWN, first_sample=part.start, **run)
-             for part in (slice(0, 2), slice(2, 5))]
+    parts = [
+        inpaint(gaussian(s), s, known[part], FIRST_KNOWN, first_sample=part.start, **run)
+        for part in (slice(0, 2), slice(2, 5))
+    ]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
-    assert np.all(inpaint(gaussian(s), s, known, FIRST_KNOWN, **run | {"seed": 4})[:, 1] != whole[:, 1])
+    assert np.all(
+        inpaint(gaussian(s), s, known, FIRST_KNOWN, **run | {"seed": 4})[:, 1] != whole[:, 1]
+    )
 
 
 def test_a_watch_is_told_of_each_step_once():
     s, seen = linear(20), []
-    inpaint(gaussian(s), s, np.ones((2, 2)), FIRST_KNOWN, steps=4, repeats=3,
-            watch=lambda t, xt, x0_hat: seen.append((t, xt.shape, x0_hat.shape)))
+    inpaint(
+        gaussian(s),
+        s,
+        np.ones((2, 2)),
+        FIRST_KNOWN,
+        steps=4,
+        repeats=3,
+        watch=lambda t, xt, x0_hat: seen.append((t, xt.shape, x0_hat.shape)),
+    )
     assert seen == [(t, (2, 2), (2, 2)) for t in [*spaced(s, 4)[1:], 0]]
 
 
@@ -200,22 +254,25 @@ def test_inpainting_starts_from_pure_noise():
     assert np.all(np.isfinite(inpaint(gaussian(s), s, KNOWN, FIRST_KNOWN, repeats=2)))
 
 
-@pytest.mark.parametrize("call", [
-    lambda s, x: interpolate(gaussian(s), s, x[0], x[0], 1),
-    lambda s, x: interpolate(gaussian(s), s, x[0], x[0], 2.5),
-    lambda s, x: interpolate(gaussian(s), s, x[0], x, 3),
-    lambda s, x: interpolate(gaussian(s), s, x[0], x[0], 3, spacing="cubic"),
-    lambda s, x: inpaint(gaussian(s), s, x, x, repeats=0),
-    lambda s, x: inpaint(gaussian(s), s, x, x, repeats=1.5),
-    lambda s, x: inpaint(gaussian(s), s, x.astype(int), x),
-    lambda s, x: inpaint(gaussian(s), s, x[0], x[0]),
-    lambda s, x: inpaint(gaussian(s), s, x, np.ones(3)),
-    lambda s, x: inpaint(gaussian(s), s, x, np.ones((1, 2, 2))),
-    lambda s, x: inpaint(gaussian(s), s, x, 0.5 * x),
-    lambda s, x: inpaint(gaussian(s), s, x, np.nan * x),
-    lambda s, x: inpaint(gaussian(s), s, x, x, variance="learned"),
-    lambda s, x: inpaint(gaussian(s), s, x, x, steps=0),
-])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda s, x: interpolate(gaussian(s), s, x[0], x[0], 1),
+        lambda s, x: interpolate(gaussian(s), s, x[0], x[0], 2.5),
+        lambda s, x: interpolate(gaussian(s), s, x[0], x, 3),
+        lambda s, x: interpolate(gaussian(s), s, x[0], x[0], 3, spacing="cubic"),
+        lambda s, x: inpaint(gaussian(s), s, x, x, repeats=0),
+        lambda s, x: inpaint(gaussian(s), s, x, x, repeats=1.5),
+        lambda s, x: inpaint(gaussian(s), s, x.astype(int), x),
+        lambda s, x: inpaint(gaussian(s), s, x[0], x[0]),
+        lambda s, x: inpaint(gaussian(s), s, x, np.ones(3)),
+        lambda s, x: inpaint(gaussian(s), s, x, np.ones((1, 2, 2))),
+        lambda s, x: inpaint(gaussian(s), s, x, 0.5 * x),
+        lambda s, x: inpaint(gaussian(s), s, x, np.nan * x),
+        lambda s, x: inpaint(gaussian(s), s, x, x, variance="learned"),
+        lambda s, x: inpaint(gaussian(s), s, x, x, steps=0),
+    ],
+)
 def test_bad_options_are_refused(call):
     with pytest.raises(InputError, match="must ") as caught:
         call(linear(10), np.ones((2, 2)))

@@ -1,4 +1,5 @@
-"""The README's table "Equation to code" is true: the function is there, it cites the equation, the test proves it.
+"""The README's table "Equation to code" is true: the function is there, it cites the equation, the
+test proves it.
 
 And no docstring cites a paper that the package does not list.
 """
@@ -28,7 +29,9 @@ def numbers(text):
 
 
 def cited(text):
-    """The places that a text cites, as {(key, kind, number)}: of eq., Algorithm and section, until the next key."""
+    """The places that a text cites, as {(key, kind, number)}: of eq., Algorithm and section, until
+    the next key.
+    """
     found = set()
     parts = re.split(rf"({KEY})", re.sub(r"\s+", " ", text))
     for key, rest in zip(parts[1::2], parts[2::2]):
@@ -45,10 +48,20 @@ def cited(text):
 def table(text):
     """The rows of the table under "Equation to code", as (equation, [functions], [tests])."""
     section = text.split("## Equation to code")[1].split("\n## ")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in section.splitlines() if line[:1] == "|"]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in section.splitlines()
+        if line[:1] == "|"
+    ]
     assert rows[0][0].strip() == "equation" and len(rows) > 2
-    return [(equation, re.findall(r"`([\w.]+)`", functions), re.findall(r"`(test_\w+\.py::test_\w+)`", tests))
-            for equation, functions, tests in rows[2:]]
+    return [
+        (
+            equation,
+            re.findall(r"`([\w.]+)`", functions),
+            re.findall(r"`(test_\w+\.py::test_\w+)`", tests),
+        )
+        for equation, functions, tests in rows[2:]
+    ]
 
 
 ROWS = table((ROOT / "README.md").read_text(encoding="utf-8"))
@@ -56,13 +69,21 @@ ROWS = table((ROOT / "README.md").read_text(encoding="utf-8"))
 
 @functools.cache
 def names_in(name):
-    """The test functions of one of our files; a test that is always skipped proves nothing and is left out."""
+    """The test functions of one of our files; a test that is always skipped proves nothing and is
+    left out.
+    """
     found = list(ROOT.glob(f"tests/*/{name}"))
     if not found:
         return frozenset()
     tree = ast.parse(found[0].read_text(encoding="utf-8"))
-    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef)
-                     and not any(ast.unparse(mark).startswith("pytest.mark.skip") for mark in node.decorator_list))
+    return frozenset(
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+        and not any(
+            ast.unparse(mark).startswith("pytest.mark.skip") for mark in node.decorator_list
+        )
+    )
 
 
 def check(row):
@@ -86,23 +107,29 @@ def test_each_row_has_its_function_its_citation_and_its_test(row):
     check(row)
 
 
-RIGHT = ("Ho20 eq. 2, one step", ["process.q_step"],
-         ["test_process.py::test_chain_of_steps_is_the_closed_form"])
+RIGHT = (
+    "Ho20 eq. 2, one step",
+    ["process.q_step"],
+    ["test_process.py::test_chain_of_steps_is_the_closed_form"],
+)
 
 
-@pytest.mark.parametrize(("column", "wrong"), [
-    (0, "Ho20 eq. 3, one step"),                        # another number
-    (0, "Song21a eq. 2, one step"),                     # another paper
-    (0, "Ho20 eq. 2, 3, one step"),                     # one of two
-    (0, "Ho20 Algorithm 2"),                            # another kind of place
-    (0, "one step"),
-    (1, []),
-    (1, ["process.q_sample"]),                          # a function that cites another
-    (1, ["process.q_leap"]),
-    (2, []),
-    (2, ["test_process.py::test_that_is_not_there"]),
-    (2, ["test_nothing.py::test_chain_of_steps_is_the_closed_form"]),
-])
+@pytest.mark.parametrize(
+    ("column", "wrong"),
+    [
+        (0, "Ho20 eq. 3, one step"),  # another number
+        (0, "Song21a eq. 2, one step"),  # another paper
+        (0, "Ho20 eq. 2, 3, one step"),  # one of two
+        (0, "Ho20 Algorithm 2"),  # another kind of place
+        (0, "one step"),
+        (1, []),
+        (1, ["process.q_sample"]),  # a function that cites another
+        (1, ["process.q_leap"]),
+        (2, []),
+        (2, ["test_process.py::test_that_is_not_there"]),
+        (2, ["test_nothing.py::test_chain_of_steps_is_the_closed_form"]),
+    ],
+)
 def test_a_wrong_row_is_found(column, wrong):
     check(RIGHT)
     row = [wrong if place == column else cell for place, cell in enumerate(RIGHT)]
@@ -114,8 +141,23 @@ def test_the_named_tests_are_collected():
     """By pytest itself: each of them runs with the suite, none is deselected."""
     wanted = {test for _, _, tests in ROWS for test in tests}
     files = sorted({test.split("::")[0] for test in wanted})
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-o", "addopts=", "-p", "no:cacheprovider"]
-    done = subprocess.run([*command, *(str(path) for name in files for path in ROOT.glob(f"tests/*/{name}"))], capture_output=True, text=True, cwd=ROOT)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "-q",
+        "-o",
+        "addopts=",
+        "-p",
+        "no:cacheprovider",
+    ]
+    done = subprocess.run(
+        [*command, *(str(path) for name in files for path in ROOT.glob(f"tests/*/{name}"))],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     collected = set(re.findall(r"(test_\w+\.py::test_\w+)", done.stdout))
     assert wanted <= collected, f"{wanted - collected}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
 
@@ -131,7 +173,9 @@ def docstrings():
 def test_every_citation_is_of_a_paper_that_the_package_lists():
     used = {(key, module) for module, text in docstrings() for key in re.findall(KEY, text)}
     assert len(used) > 30
-    missing = sorted((key, module) for key, module in used if key not in PAPERS and key != "Float64")
+    missing = sorted(
+        (key, module) for key, module in used if key not in PAPERS and key != "Float64"
+    )
     assert not missing, f"not in tinyddpm/__init__.py: {missing}"
 
 
@@ -141,12 +185,21 @@ def test_no_paper_is_listed_in_vain():
     assert not {key for key in PAPERS if key not in text}
 
 
-@pytest.mark.parametrize(("text", "places"), [
-    ("Ho20 eq. 6-7, Algorithm 2", {("Ho20", "eq", 6), ("Ho20", "eq", 7), ("Ho20", "Algorithm", 2)}),
-    ("(Song21a eq. 12, 16), Ho20 eq. 4", {("Song21a", "eq", 12), ("Song21a", "eq", 16), ("Ho20", "eq", 4)}),
-    ("Song21b below eq. 13: x; eq. 99", {("Song21b", "eq", 13)}),
-    ("Hang23 section 3.4: the weight", {("Hang23", "section", "3.4")}),
-])
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        (
+            "Ho20 eq. 6-7, Algorithm 2",
+            {("Ho20", "eq", 6), ("Ho20", "eq", 7), ("Ho20", "Algorithm", 2)},
+        ),
+        (
+            "(Song21a eq. 12, 16), Ho20 eq. 4",
+            {("Song21a", "eq", 12), ("Song21a", "eq", 16), ("Ho20", "eq", 4)},
+        ),
+        ("Song21b below eq. 13: x; eq. 99", {("Song21b", "eq", 13)}),
+        ("Hang23 section 3.4: the weight", {("Hang23", "section", "3.4")}),
+    ],
+)
 def test_citations_are_read(text, places):
     assert cited(text) == places
 
@@ -158,15 +211,20 @@ TIMES = [2, 30, 400, 1000]
 
 @pytest.mark.parametrize("t", TIMES)
 def test_a_term_is_the_weighted_square_of_the_error_in_eps(t):
-    """Ho20 eq. 12: L_{t-1} = beta^2 / (2 sigma^2 alpha (1 - alpha_bar)) |eps - eps_hat|^2, sigma^2 = beta_tilde."""
+    """Ho20 eq. 12: L_{t-1} = beta^2 / (2 sigma^2 alpha (1 - alpha_bar)) |eps - eps_hat|^2, sigma^2
+    = beta_tilde.
+    """
     s = tinyddpm.linear(1000)
     x0, eps, eps_hat = (tinyddpm.normal((3, 4), seed=seed).astype(float) for seed in range(3))
     bits = likelihood.vb_term(lambda xt, t: eps_hat, s, x0, t, eps, clip=None)
-    alpha_bar, before = np.prod(1 - s.beta[:t + 1]), np.prod(1 - s.beta[:t])
+    alpha_bar, before = np.prod(1 - s.beta[: t + 1]), np.prod(1 - s.beta[:t])
     variance = (1 - before) / (1 - alpha_bar) * s.beta[t]
     weight = s.beta[t] ** 2 / (2 * variance * (1 - s.beta[t]) * (1 - alpha_bar))
-    # x0_hat and back costs some 1 / sqrt(beta) roundings of 1e-16 in a small difference; 1e-9 leaves room for them.
-    np.testing.assert_allclose(bits * 4 * np.log(2), weight * np.sum((eps - eps_hat) ** 2, axis=1), rtol=1e-9)
+    # x0_hat and back costs some 1 / sqrt(beta) roundings of 1e-16 in a small difference; 1e-9
+    # leaves room for them.
+    np.testing.assert_allclose(
+        bits * 4 * np.log(2), weight * np.sum((eps - eps_hat) ** 2, axis=1), rtol=1e-9
+    )
 
 
 @pytest.mark.parametrize("T", [10**3, 10**4, 10**5])
@@ -178,14 +236,23 @@ def test_a_small_step_is_the_sdes(T, share):
     still = tinyddpm.q_step(s, x, t, np.zeros_like(x))
     # sqrt(1 - beta) = 1 - beta / 2 - beta^2 / 8 - ..., and 1e-15 for the rounding of x itself.
     assert np.all(np.abs(still - x + 0.5 * beta * x) <= beta**2 * np.abs(x) / 4 + 1e-15)
-    np.testing.assert_allclose((tinyddpm.q_step(s, x, t, np.ones_like(x)) - still) ** 2, beta, rtol=1e-9)
+    np.testing.assert_allclose(
+        (tinyddpm.q_step(s, x, t, np.ones_like(x)) - still) ** 2, beta, rtol=1e-9
+    )
 
 
 @pytest.mark.parametrize("T", [10**3, 10**4, 10**5])
 @pytest.mark.parametrize("share", [0.1, 0.9])
 def test_a_small_step_back_is_the_reverse_sdes(T, share):
-    """Song21b eq. 6: the mean moves by (x / 2 + score) beta, up to beta^2 (|x| + |score|), and the variance is beta."""
-    s, t, x, score = tinyddpm.linear(T), int(share * T), np.array([[0.7, -1.3]]), np.array([[-0.4, 0.9]])
+    """Song21b eq. 6: the mean moves by (x / 2 + score) beta, up to beta^2 (|x| + |score|), and the
+    variance is beta.
+    """
+    s, t, x, score = (
+        tinyddpm.linear(T),
+        int(share * T),
+        np.array([[0.7, -1.3]]),
+        np.array([[-0.4, 0.9]]),
+    )
     beta, rest = s.beta[t], 1 - s.alpha_bar[t]
     x0_hat = (x + rest * score) / np.sqrt(s.alpha_bar[t])
     c_x0, c_xt, sigma = samplers.ancestral_coefficients(s, t, "beta")

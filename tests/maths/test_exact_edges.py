@@ -1,4 +1,6 @@
-"""The closed forms where they could break: clean data, alpha_bar = 0, far away, other dtypes, blocks, bad input."""
+"""The closed forms where they could break: clean data, alpha_bar = 0, far away, other dtypes,
+blocks, bad input.
+"""
 
 import tracemalloc
 
@@ -17,7 +19,8 @@ S = td.linear(50)
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
 
-# --- edges --------------------------------------------------------------------------------------------------
+# --- edges
+# --------------------------------------------------------------------------------------------------
 
 
 @every_kind
@@ -25,7 +28,9 @@ def test_where_alpha_bar_is_0_x_t_says_nothing_of_x_0(kind):
     s = td.linear(20).zero_terminal_snr()
     case = kind(s)
     x = np.random.Generator(np.random.PCG64(1)).standard_normal((6, case.means.shape[1]))
-    np.testing.assert_allclose(case.model.x0_hat(x, 20), np.tile(case.weights @ case.means, (6, 1)), atol=1e-15)
+    np.testing.assert_allclose(
+        case.model.x0_hat(x, 20), np.tile(case.weights @ case.means, (6, 1)), atol=1e-15
+    )
     np.testing.assert_allclose(case.model(x, 20), x, atol=1e-15)
     check_density(case, x, 20, case.model.log_density)
 
@@ -50,7 +55,9 @@ def test_clean_data_on_fewer_dimensions_has_no_density(kind, method):
 @every_kind
 @pytest.mark.parametrize("t", [1, 50])
 def test_points_far_away_give_finite_answers_in_the_right_direction(kind, t):
-    """Where every component's density underflows, and where squares reach 1e200; eps_hat then is x_t's direction."""
+    """Where every component's density underflows, and where squares reach 1e200; eps_hat then is
+    x_t's direction.
+    """
     case = kind(S)
     D = case.means.shape[1]
     for size in (1e2, 1e6, 1e100):
@@ -62,7 +69,9 @@ def test_points_far_away_give_finite_answers_in_the_right_direction(kind, t):
 
 @every_kind
 def test_dtype_and_shape_are_those_of_xt(kind):
-    """float32 in, float32 out, but computed in float64: the answer is the float64 answer, rounded once."""
+    """float32 in, float32 out, but computed in float64: the answer is the float64 answer, rounded
+    once.
+    """
     model = kind(S).model
     x = grid(kind(S), 5, n=8).astype(np.float32)
     for single, double in zip(answers(model, x, 5), answers(model, x.astype(np.float64), 5)):
@@ -82,7 +91,9 @@ def test_images_keep_their_shape():
 
 @pytest.mark.parametrize("block", [1, 7, 40, 10**6])
 def test_the_block_size_changes_nothing(monkeypatch, block):
-    """In blocks of one sample, of blocks that do not divide the batch, and of all at once: to rounding."""
+    """In blocks of one sample, of blocks that do not divide the batch, and of all at once: to
+    rounding.
+    """
     x = grid(points(S), 20, n=23)
     expected = answers(points(S).model, x, 20)
     monkeypatch.setattr(exact, "BLOCK", block)
@@ -92,7 +103,9 @@ def test_the_block_size_changes_nothing(monkeypatch, block):
 
 @pytest.mark.parametrize("batch", [500, 5000])
 def test_all_digits_and_a_large_batch_fit_in_100_megabytes(batch):
-    """5,000 by 1,797 distances are 72 MB, and more than one such matrix is needed: only blocks keep below."""
+    """5,000 by 1,797 distances are 72 MB, and more than one such matrix is needed: only blocks keep
+    below.
+    """
     model = PointSet(data.load("digits").x, S)
     x = noise.normal((batch, 8, 8, 1), 1)
     tracemalloc.start()
@@ -102,7 +115,8 @@ def test_all_digits_and_a_large_batch_fit_in_100_megabytes(batch):
     assert peak < 100e6
 
 
-# --- what is refused ----------------------------------------------------------------------------------------
+# --- what is refused
+# ----------------------------------------------------------------------------------------
 
 
 REFUSED = {
@@ -146,7 +160,9 @@ def test_bad_input_is_refused_in_one_line(wrong):
 
 
 def test_what_rounding_did_to_a_covariance_is_forgiven():
-    """A singular covariance from float32 data, whose zero eigenvalue came out as -1e-8, and weights in float32."""
+    """A singular covariance from float32 data, whose zero eigenvalue came out as -1e-8, and weights
+    in float32.
+    """
     a = np.array([[0.3, 0.7, -0.9]], np.float32)
     cov = a.T @ a
     turned = Gaussian(np.zeros(3), cov, S)

@@ -1,4 +1,6 @@
-"""Class labels and classifier-free guidance: from the batch that drops labels to samples that were asked for."""
+"""Class labels and classifier-free guidance: from the batch that drops labels to samples that were
+asked for.
+"""
 
 import numpy as np
 import pytest
@@ -19,13 +21,16 @@ XT = np.random.Generator(np.random.PCG64(1)).standard_normal((5, 2))
 every_target = pytest.mark.parametrize("target", ["eps", "x0", "v"])
 
 
-# --- the formula ------------------------------------------------------------------------------------------
+# --- the formula
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("t", [1, 40, 100])
 @pytest.mark.parametrize("weight", [-1.0, 0.0, 1.0, 2.5])
 def test_guiding_one_gaussian_away_from_another_moves_its_mean(weight, t):
-    """Equal covariances: the guided score is that of N(m_c + w (m_c - m_u), C), so the guided mean is a closed form."""
+    """Equal covariances: the guided score is that of N(m_c + w (m_c - m_u), C), so the guided mean
+    is a closed form.
+    """
     guided = Guided(*(Gaussian(mean, COV, S) for mean in MEANS), weight)
     expected = Gaussian(MEANS[0] + weight * (MEANS[0] - MEANS[1]), COV, S)
     near(guided(XT, t), expected(XT, t))
@@ -34,12 +39,15 @@ def test_guiding_one_gaussian_away_from_another_moves_its_mean(weight, t):
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 3.0])
 def test_guided_samples_have_the_closed_forms_mean(weight):
-    """From x_T = 0, the middle of N(0, I), a sampler that is affine ends in the middle of what it samples."""
+    """From x_T = 0, the middle of N(0, I), a sampler that is affine ends in the middle of what it
+    samples.
+    """
     s = schedule.linear(2000)
     guided = Guided(*(Gaussian(mean, COV, s) for mean in MEANS), weight)
     mean = MEANS[0] + weight * (MEANS[0] - MEANS[1])
-    xT = np.sqrt(s.alpha_bar[-1]) * mean[None]          # the guided marginal's own mean at T
-    near(td.ddim(guided, s, xT, steps=2000)[0], mean, rtol=2e-3)        # 2000 Euler steps: first order
+    xT = np.sqrt(s.alpha_bar[-1]) * mean[None]  # the guided marginal's own mean at T
+    # 2000 Euler steps: first order
+    near(td.ddim(guided, s, xT, steps=2000)[0], mean, rtol=2e-3)
 
 
 def test_weight_0_is_the_class_and_minus_1_is_none():
@@ -52,18 +60,24 @@ def test_weight_0_is_the_class_and_minus_1_is_none():
 def test_a_component_guided_by_its_mixture_samples_where_it_alone_is_likely():
     mixture = GaussianMixture([0.5, 0.5], MEANS, np.stack([COV, COV]), S)
     away = MEANS[0] - MEANS[1]
-    ends = [td.ddim(Guided(Gaussian(MEANS[0], COV, S), mixture, w), S, XT, steps=100) @ away for w in (0.0, 1.0, 3.0)]
+    ends = [
+        td.ddim(Guided(Gaussian(MEANS[0], COV, S), mixture, w), S, XT, steps=100) @ away
+        for w in (0.0, 1.0, 3.0)
+    ]
     assert np.all(np.diff(np.stack(ends), axis=0) > 0)
 
 
-# --- a network --------------------------------------------------------------------------------------------
+# --- a network
+# --------------------------------------------------------------------------------------------
 
 NET = td.MLP(hidden=8, layers=1, classes=3)
 
 
 def asked(model, label):
     """What the net itself says for these labels."""
-    return model.net.forward(model.ops, model.p, XT, 40, [], label=None if label is None else np.array(label))
+    return model.net.forward(
+        model.ops, model.p, XT, 40, [], label=None if label is None else np.array(label)
+    )
 
 
 @every_target
@@ -79,11 +93,19 @@ def test_a_model_guides_its_own_output(target):
 
 
 @every_target
-@pytest.mark.parametrize("net, shape", [
-    (td.MLP(dim=3, hidden=8), (3,)), (td.MLP(dim=3, hidden=8, classes=4, out=6), (3,)),
-    (td.UNet(channels=2, base=4, groups=2, blocks=1, classes=3, out=4), (4, 4, 2))], ids=["plain", "MLP", "U-Net"])
+@pytest.mark.parametrize(
+    "net, shape",
+    [
+        (td.MLP(dim=3, hidden=8), (3,)),
+        (td.MLP(dim=3, hidden=8, classes=4, out=6), (3,)),
+        (td.UNet(channels=2, base=4, groups=2, blocks=1, classes=3, out=4), (4, 4, 2)),
+    ],
+    ids=["plain", "MLP", "U-Net"],
+)
 def test_a_models_derivative_is_its_eps_hats(net, shape, target):
-    """The backward of the net, of both sides of the guidance, of what it was trained to say: against differences."""
+    """The backward of the net, of both sides of the guidance, of what it was trained to say:
+    against differences.
+    """
     model = Model(net, random_theta(net), S, shape, target)
     model = model.conditioned([0, 2], 1.5) if net.classes else model
     x, u = np.random.Generator(np.random.PCG64(2)).standard_normal((2, 2, *shape))
@@ -101,12 +123,19 @@ def test_weights_of_eps_and_of_x0_are_the_same_line(target):
     near(a_xt * xt + a_output * output, process.TO_X0[target](S, xt, 40, output))
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda m: m.conditioned(4), "3, 5, 9"), (lambda m: m.conditioned([3, 7]), "asked for 7"),
-    (lambda m: m.conditioned(3, float("nan")), "guidance"),
-    (lambda m: td.sample(m, 2, guidance=1.0), "class"),
-    (lambda m: td.sample(Model(td.MLP(), random_theta(td.MLP()), S, (2,)), 2, label=3), "no classes"),
-])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda m: m.conditioned(4), "3, 5, 9"),
+        (lambda m: m.conditioned([3, 7]), "asked for 7"),
+        (lambda m: m.conditioned(3, float("nan")), "guidance"),
+        (lambda m: td.sample(m, 2, guidance=1.0), "class"),
+        (
+            lambda m: td.sample(Model(td.MLP(), random_theta(td.MLP()), S, (2,)), 2, label=3),
+            "no classes",
+        ),
+    ],
+)
 def test_what_cannot_be_asked_is_refused(call, words):
     with pytest.raises(InputError, match=words):
         call(Model(NET, random_theta(NET), S, (2,), "v", {"classes": [3, 5, 9]}))
@@ -120,7 +149,8 @@ def test_samples_take_the_classes_in_turn_and_each_depends_on_its_own_number():
         near(whole[turn::2], alone[turn::2], rtol=1e-6)
 
 
-# --- training ---------------------------------------------------------------------------------------------
+# --- training
+# ---------------------------------------------------------------------------------------------
 
 
 def test_labels_are_dropped_at_their_rate_and_never_changed():
@@ -140,7 +170,11 @@ def two_spots():
     labels = np.tile([4, 8], 200)
     points = 0.05 * td.normal((400, 2), seed=3)
     points[:, 0] += np.where(labels == 4, -0.5, 0.5)
-    return points, labels, td.train(points, 400, labels=labels, batch=128, net=td.MLP(hidden=32, classes=2))
+    return (
+        points,
+        labels,
+        td.train(points, 400, labels=labels, batch=128, net=td.MLP(hidden=32, classes=2)),
+    )
 
 
 def test_a_trained_model_gives_the_class_that_it_is_asked_for(two_spots):
@@ -149,7 +183,7 @@ def test_a_trained_model_gives_the_class_that_it_is_asked_for(two_spots):
     x = td.sample(model, 100, label=[4, 8], steps=20)
     assert metrics.label_agreement(x, wanted, points, labels) >= 0.97
     anything = td.sample(model, 100, steps=20)[:, 0]
-    assert 20 <= (anything > 0).sum() <= 80             # of no class: both
+    assert 20 <= (anything > 0).sum() <= 80  # of no class: both
 
 
 def test_a_labelled_run_keeps_its_classes_and_resumes_to_the_same_bytes(tmp_path, two_spots):
@@ -178,4 +212,9 @@ def test_labels_and_nets_that_do_not_fit_are_refused(two_spots):
 
 def test_agreement_counts_the_nearest_images_label():
     real, labels = np.array([[0.0], [1.0], [2.0]]), np.array([7, 8, 7])
-    assert metrics.label_agreement(np.array([[0.1], [0.9], [1.8], [1.2]]), np.array([7, 7, 7, 8]), real, labels) == 0.75
+    assert (
+        metrics.label_agreement(
+            np.array([[0.1], [0.9], [1.8], [1.2]]), np.array([7, 7, 7, 8]), real, labels
+        )
+        == 0.75
+    )

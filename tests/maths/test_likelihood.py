@@ -1,4 +1,6 @@
-"""The terms of the variational bound: each formula against its definition, its golden values and its slope."""
+"""The terms of the variational bound: each formula against its definition, its golden values and
+its slope.
+"""
 
 import math
 
@@ -28,37 +30,51 @@ both_variances = pytest.mark.parametrize("variance", ["beta", "beta_tilde"])
 
 
 def grid(center, sigma):
-    """Points for the trapezoid rule, which is exact to rounding for a normal density out to 12 sigma."""
+    """Points for the trapezoid rule, which is exact to rounding for a normal density out to 12
+    sigma.
+    """
     x = center + sigma * np.linspace(-12, 12, 2001)
     return x, x[1] - x[0]
 
 
 def points(T, n, D=3, seed=0):
-    """x0, x0_hat, mix (n, D) and t (n,), t = 1 among them and both ends of the grey levels among x0."""
+    """x0, x0_hat, mix (n, D) and t (n,), t = 1 among them and both ends of the grey levels among
+    x0.
+    """
     z = noise.normal((n, 3, D), seed).astype(np.float64)
-    x0 = (np.rint(z[:, 0] * 60 + 128).clip(0, 255) / 127.5 - 1)
+    x0 = np.rint(z[:, 0] * 60 + 128).clip(0, 255) / 127.5 - 1
     x0[0, :2] = -1, 1
     t = 1 + np.arange(n) * (T - 1) // (n - 1)
     t[:3] = 1
     return x0, x0 + 0.02 * z[:, 1], 0.5 + 0.4 * z[:, 2], t
 
 
-# --- the two formulas -------------------------------------------------------------------------------------
+# --- the two formulas
+# -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mean_q,var_q,mean_p,var_p", [(0, 1, 0, 1), (0.3, 0.2, -0.4, 0.5), (1, 2, 0, 0.1)])
+@pytest.mark.parametrize(
+    "mean_q,var_q,mean_p,var_p", [(0, 1, 0, 1), (0.3, 0.2, -0.4, 0.5), (1, 2, 0, 0.1)]
+)
 def test_normal_kl_is_its_integral(mean_q, var_q, mean_p, var_p):
     x, dx = grid(mean_q, math.sqrt(var_q))
     log_q, log_p = log_normal(x, mean_q, var_q), log_normal(x, mean_p, var_p)
     integral = np.sum(np.exp(log_q) * (log_q - log_p)) * dx
-    close(normal_kl(mean_q, math.log(var_q), mean_p, math.log(var_p)), integral, rtol=1e-10, atol=1e-12)
+    close(
+        normal_kl(mean_q, math.log(var_q), mean_p, math.log(var_p)),
+        integral,
+        rtol=1e-10,
+        atol=1e-12,
+    )
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
 @pytest.mark.parametrize("mean,sigma", [(0.1, 0.3), (-0.99, 0.01), (3.0, 0.05), (0.0, 20.0)])
 def test_the_decoder_is_a_distribution_over_the_levels(levels, mean, sigma):
     x0 = np.linspace(-1, 1, levels)
-    nll = discretised_nll(x0, np.full(levels, mean), np.full(levels, math.log(sigma)), 1 / (levels - 1))
+    nll = discretised_nll(
+        x0, np.full(levels, mean), np.full(levels, math.log(sigma)), 1 / (levels - 1)
+    )
     # Each p is exp of a sum of three logarithms, the largest of them rounded to EPS64 of itself.
     close(np.exp(-nll).sum(), 1.0, rtol=levels * EPS64 * (4 + nll.min() + 40))
     assert np.all(nll >= 0)
@@ -74,7 +90,10 @@ def test_the_decoder_is_the_normal_in_bins(levels, mean, sigma):
     # F is within 2e-4 of the normal's distribution function, and a bin is a difference of two.
     close(p, exact_p, rtol=0, atol=4e-4)
     # What coding with p costs beyond the normal itself, KL(normal || p): within 1e-3 bits.
-    assert abs(exact_p @ (np.log(np.maximum(exact_p, 1e-300)) - np.log(np.maximum(p, 1e-300)))) < 1e-3 * LOG2
+    assert (
+        abs(exact_p @ (np.log(np.maximum(exact_p, 1e-300)) - np.log(np.maximum(p, 1e-300))))
+        < 1e-3 * LOG2
+    )
 
 
 def test_the_decoder_of_data_without_levels_is_the_density():
@@ -90,15 +109,23 @@ def test_the_decoder_is_finite_however_far_off():
         assert np.all(np.isfinite(nll)) and np.all(nll > 1e4)
 
 
-# --- one term of the bound --------------------------------------------------------------------------------
+# --- one term of the bound
+# --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind,T", [("linear", 100), ("linear", 1000), ("cosine", 100), ("cosine", 1000)])
+@pytest.mark.parametrize(
+    "kind,T", [("linear", 100), ("linear", 1000), ("cosine", 100), ("cosine", 1000)]
+)
 @pytest.mark.parametrize("size,variance", [("fixed_small", "beta_tilde"), ("fixed_large", "beta")])
 def test_terms_agree_with_improved_diffusion(golden, kind, T, size, variance):
-    """The peer's 0-based t is our t - 1; it did not clip x0_hat. Its tables are float32, 1e-6 of what is summed."""
+    """The peer's 0-based t is our t - 1; it did not clip x0_hat. Its tables are float32, 1e-6 of
+    what is summed.
+    """
     s, peer = {"linear": linear, "cosine": cosine}[kind](T), golden("improved_diffusion")
-    a = {name: peer[f"bpd/{kind}/{T}/{size}/{name}"] for name in ("x0", "t", "xt", "eps_hat", "vb", "prior")}
+    a = {
+        name: peer[f"bpd/{kind}/{T}/{size}/{name}"]
+        for name in ("x0", "t", "xt", "eps_hat", "vb", "prior")
+    }
     assert {1, 2, T} <= set(a["t"] + 1)
     for i, t in enumerate((a["t"] + 1).tolist()):
         x0, xt, eps_hat = (a[name][i : i + 1] for name in ("x0", "xt", "eps_hat"))
@@ -115,20 +142,29 @@ def test_a_term_is_the_kl_of_the_samplers_own_step(variance, t):
     s, x0, eps = linear(40), np.array([[0.6]]), np.array([[-0.8]])
     xt = process.q_sample(s, x0, t, eps)
     c_x0, c_xt, sigma = ancestral_coefficients(s, t, variance)
-    mean_q, var_q = (float(part[0, 0]) if np.ndim(part) else float(part) for part in process.q_posterior(s, x0, xt, t))
+    mean_q, var_q = (
+        float(part[0, 0]) if np.ndim(part) else float(part)
+        for part in process.q_posterior(s, x0, xt, t)
+    )
     x, dx = grid(mean_q, math.sqrt(var_q))
-    log_q, log_p = log_normal(x, mean_q, var_q), log_normal(x, c_x0 * 0.5 + c_xt * xt[0, 0], sigma**2)
+    log_q, log_p = (
+        log_normal(x, mean_q, var_q),
+        log_normal(x, c_x0 * 0.5 + c_xt * xt[0, 0], sigma**2),
+    )
     integral = np.sum(np.exp(log_q) * (log_q - log_p)) * dx
 
     def denoise(xt, t):
         return process.predict_eps(s, xt, t, np.full_like(xt, 0.5))
+
     close(vb_term(denoise, s, x0, t, eps, variance), integral / LOG2, rtol=1e-9, atol=1e-15)
 
 
 def test_bits_are_counted_per_dimension():
     s, z = linear(40), noise.normal((2, 4, 2, 1), 3).astype(np.float64)
     for t in (1, 7):
-        each = [vb_term(lambda xt, t: 0 * xt, s, x0.reshape(-1, 1), t, x0.reshape(-1, 1)) for x0 in z]
+        each = [
+            vb_term(lambda xt, t: 0 * xt, s, x0.reshape(-1, 1), t, x0.reshape(-1, 1)) for x0 in z
+        ]
         close(vb_term(lambda xt, t: 0 * xt, s, z, t, z), np.mean(each, axis=1), rtol=1e-12)
 
 
@@ -137,19 +173,30 @@ def test_the_prior_term_is_its_integral_and_0_without_signal():
     alpha_bar = tables(s)[2][-1]
     x, dx = grid(math.sqrt(alpha_bar) * x0, 1.0)
     log_q, log_p = log_normal(x, math.sqrt(alpha_bar) * x0, 1 - alpha_bar), log_normal(x, 0, 1)
-    # The integrand is a difference of two numbers near 1 (x^2 / 2), good to EPS64, for an answer near 1e-5.
-    close(prior_term(s, np.array([[x0]])), np.sum(np.exp(log_q) * (log_q - log_p)) * dx / LOG2, rtol=0, atol=1e-13)
+    # The integrand is a difference of two numbers near 1 (x^2 / 2), good to EPS64, for an answer
+    # near 1e-5.
+    close(
+        prior_term(s, np.array([[x0]])),
+        np.sum(np.exp(log_q) * (log_q - log_p)) * dx / LOG2,
+        rtol=0,
+        atol=1e-13,
+    )
     assert prior_term(linear(20).zero_terminal_snr(), np.ones((1, 5))) == 0
 
 
 def test_clip_bounds_x0_hat():
     s, x0 = linear(40), np.full((1, 3), 0.9)
     clipped = vb_term(lambda xt, t: 0 * xt - 5, s, x0, 30, x0, clip=1.0)
-    close(clipped, vb_term(lambda xt, t: process.predict_eps(s, xt, t, np.ones_like(xt)), s, x0, 30, x0), rtol=1e-9)
+    close(
+        clipped,
+        vb_term(lambda xt, t: process.predict_eps(s, xt, t, np.ones_like(xt)), s, x0, 30, x0),
+        rtol=1e-9,
+    )
     assert clipped < vb_term(lambda xt, t: 0 * xt - 5, s, x0, 30, x0)
 
 
-# --- learned variance -------------------------------------------------------------------------------------
+# --- learned variance
+# -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("half_width", [1 / 255, 1 / 16, None])
@@ -162,6 +209,7 @@ def test_the_slope_is_that_of_the_bound(half_width, times):
 
     def f(mix):
         return float(weight @ vb_loss_and_slope(s, x0, t, x0_hat, mix, half_width)[0])
+
     slope = vb_loss_and_slope(s, x0, t, x0_hat, mix, half_width)[1]
     check_gradient(f, mix, weight[:, None] * slope, directions=6)
 
@@ -174,12 +222,20 @@ def test_mix_0_and_1_are_the_fixed_variances(mix, variance):
         fixed = vb_term(model, s, x0, t, eps, variance)
         close(vb_term(Learned(model, mix), s, x0, t, eps, "learned"), fixed, rtol=1e-12)
         x0_hat = model.x0_hat(process.q_sample(s, x0, t, eps), t)
-        close(vb_loss_and_slope(s, x0, np.full(8, t), x0_hat, np.full_like(x0, mix))[0], fixed, rtol=1e-12)
+        close(
+            vb_loss_and_slope(s, x0, np.full(8, t), x0_hat, np.full_like(x0, mix))[0],
+            fixed,
+            rtol=1e-12,
+        )
 
 
 def test_the_learned_decoder_lies_between_beta_tilde_2_and_beta_1():
     s, x0 = linear(50), np.array([[0.3]])
-    for mix, var in ((0.0, beta_tilde(s)[1]), (1.0, s.beta[1]), (0.5, math.sqrt(s.beta[1] * beta_tilde(s)[1]))):
+    for mix, var in (
+        (0.0, beta_tilde(s)[1]),
+        (1.0, s.beta[1]),
+        (0.5, math.sqrt(s.beta[1] * beta_tilde(s)[1])),
+    ):
         ours = vb_loss_and_slope(s, x0, np.array([1]), x0 + 0.01, np.full_like(x0, mix), None)[0]
         close(ours, -log_normal(0.01, 0.0, var) / LOG2, rtol=1e-9)
         learned = vb_term(Learned(normal_data(s), mix), s, x0, 1, x0, "learned", half_width=None)
@@ -191,9 +247,16 @@ def test_vb_loss_mixes_times_as_vb_term_takes_them_one_by_one():
     s = linear(50)
     x0, _, _, t = points(s.T, 12)
     eps, model = noise.normal(x0.shape, 9).astype(np.float64), Learned(normal_data(s, 0.3, 3), 0.7)
-    one = [vb_term(model, s, x0[i : i + 1], int(k), eps[i : i + 1], "learned")[0] for i, k in enumerate(t)]
-    x0_hat = np.concatenate([model.x0_and_mix(process.q_sample(s, x0[i : i + 1], k, eps[i : i + 1]), int(k))[0]
-                             for i, k in enumerate(t)])
+    one = [
+        vb_term(model, s, x0[i : i + 1], int(k), eps[i : i + 1], "learned")[0]
+        for i, k in enumerate(t)
+    ]
+    x0_hat = np.concatenate(
+        [
+            model.x0_and_mix(process.q_sample(s, x0[i : i + 1], k, eps[i : i + 1]), int(k))[0]
+            for i, k in enumerate(t)
+        ]
+    )
     close(vb_loss_and_slope(s, x0, t, x0_hat, np.full_like(x0, 0.7))[0], one, rtol=1e-12)
 
 
@@ -201,8 +264,11 @@ def test_float32_stays_float32_and_right():
     s = cosine(1000)
     x0, x0_hat, mix, t = points(s.T, 40)
     wide = vb_loss_and_slope(s, x0, t, x0_hat, mix)
-    narrow = vb_loss_and_slope(s, *(a.astype(np.float32) if a.dtype.kind == "f" else a for a in (x0, t, x0_hat, mix)))
-    # x0 - x0_hat, near 0.02, keeps 6e-8 / 0.02 = 3e-6 of relative accuracy; it comes in by its third power at most.
+    narrow = vb_loss_and_slope(
+        s, *(a.astype(np.float32) if a.dtype.kind == "f" else a for a in (x0, t, x0_hat, mix))
+    )
+    # x0 - x0_hat, near 0.02, keeps 6e-8 / 0.02 = 3e-6 of relative accuracy; it comes in by its
+    # third power at most.
     for a, b in zip(narrow, wide):
         assert a.dtype == np.float32
         close(a, b, rtol=3e-5, atol=3e-6 * np.abs(b).max())
@@ -214,7 +280,9 @@ def test_vb_loss_runs_where_its_arrays_live(half_width):
     x0, x0_hat, mix, t = points(s.T, 12)
     tables = [xp.asarray(table) for table in bound_tables(s)]
     with strict_cupy.Counted() as counted:
-        answer = vb_loss_and_slope(s, *map(xp.asarray, (x0, t, x0_hat, mix)), half_width, tables, xp)
+        answer = vb_loss_and_slope(
+            s, *map(xp.asarray, (x0, t, x0_hat, mix)), half_width, tables, xp
+        )
     assert counted.all["downloads"] == counted.all["synchronisations"] == 0
     for device, host in zip(answer, vb_loss_and_slope(s, x0, t, x0_hat, mix, half_width)):
         np.testing.assert_array_equal(device.get(), host)

@@ -46,7 +46,8 @@ def test_chain_of_steps_is_the_closed_form(s):
 
 @given(schedules(), st.integers(0, 2**32 - 1))
 def test_a_whole_chain_of_draws_is_one_closed_form_draw(s, seed):
-    # x_T = sqrt(alpha_bar_T) x_0 + sum_t sqrt(beta_t alpha_bar_T / alpha_bar_t) eps_t, summed from the other end.
+    # x_T = sqrt(alpha_bar_T) x_0 + sum_t sqrt(beta_t alpha_bar_T / alpha_bar_t) eps_t, summed from
+    # the other end.
     x0, *eps = noise.normal((s.T + 1, 4), seed).astype(np.float64)
     xt, expected, factor = x0, 0.0, 1.0
     for t in range(1, s.T + 1):
@@ -86,7 +87,8 @@ def test_eps_x0_v_and_score_say_the_same(s, x0, eps):
     xt = process.q_sample(s, x0, t, eps)
     v = process.predict_v(s, x0, t, eps)
     close(v, signal * eps - rest * x0, atol=TOL)
-    # x0 from eps divides by sqrt(alpha_bar_t), eps from x0 by sqrt(1 - alpha_bar_t): so do their errors.
+    # x0 from eps divides by sqrt(alpha_bar_t), eps from x0 by sqrt(1 - alpha_bar_t): so do their
+    # errors.
     close(signal * process.predict_x0(s, xt, t, eps), signal * x0, atol=TOL)
     close(rest * process.predict_eps(s, xt, t, x0), rest * eps, atol=TOL)
     close(process.x0_from_v(s, xt, t, v), x0, atol=TOL)
@@ -122,7 +124,8 @@ def test_every_training_target_gives_back_x0_and_eps(target, s, x0, eps):
 @pytest.mark.parametrize("target", process.TARGETS)
 @given(s=schedules(terminal=False), gamma=st.floats(0.1, 20))
 def test_min_snr_weights_the_x0_error_alike_for_every_target(target, s, gamma):
-    # Hang23: the weighted squared error is min(SNR, gamma) times that of x0_hat, whatever the network predicts.
+    # Hang23: the weighted squared error is min(SNR, gamma) times that of x0_hat, whatever the
+    # network predicts.
     t, zero = np.arange(1, s.T + 1), np.zeros(s.T)
     error = process.TO_X0[target](s, zero, t, zero + 1)
     weight = process.min_snr_weight(s, t, zero, target, gamma)
@@ -131,7 +134,9 @@ def test_min_snr_weights_the_x0_error_alike_for_every_target(target, s, gamma):
 
 def test_min_snr_weights_at_zero_terminal_snr():
     s = linear(10).zero_terminal_snr()
-    assert [process.min_snr_weight(s, 10, np.zeros(1), target, 5.0) for target in ("eps", "x0", "v")] == [1, 0, 0]
+    assert [
+        process.min_snr_weight(s, 10, np.zeros(1), target, 5.0) for target in ("eps", "x0", "v")
+    ] == [1, 0, 0]
 
 
 def test_v_and_x0_survive_zero_terminal_snr():
@@ -142,7 +147,8 @@ def test_v_and_x0_survive_zero_terminal_snr():
     np.testing.assert_array_equal(xt, eps)
     close(process.x0_from_v(s, xt, s.T, v), x0)
     close(process.eps_from_v(s, xt, s.T, v), eps)
-    mean, variance = process.q_posterior(s, x0, xt, s.T)      # x_T says nothing: the posterior is the marginal
+    # x_T says nothing: the posterior is the marginal
+    mean, variance = process.q_posterior(s, x0, xt, s.T)
     close(mean, np.sqrt(s.alpha_bar[-2]) * x0)
     close(variance, 1 - s.alpha_bar[-2])
 
@@ -153,7 +159,9 @@ def test_q_sample_draws_from_the_marginal():
 
 @every_function
 @settings(max_examples=25)
-@given(s=schedules(terminal=False), shape=st.sampled_from([(3,), (3, 2), (3, 2, 2, 1)]), data=st.data())
+@given(
+    s=schedules(terminal=False), shape=st.sampled_from([(3,), (3, 2), (3, 2, 2, 1)]), data=st.data()
+)
 def test_t_as_an_int_and_as_an_array_agree(f, s, shape, data):
     a, b = noise.normal(shape, 1), noise.normal(shape, 2)
     t = np.array(data.draw(st.lists(st.integers(1, s.T), min_size=3, max_size=3)))
@@ -187,10 +195,28 @@ def test_whole_number_images_are_taken_as_float64(wrong):
 
 
 @every_function
-@pytest.mark.parametrize("t", [
-    0, 11, -1, 1.0, 5.5, True, None, "5", [0, 1, 2], [1, 2, 11], [1, 2], [1, 2, 3, 4], [], [1.0, 2.0, 3.0], [[1, 2, 3]],
-    np.array([True, True, False]),
-], ids=repr)
+@pytest.mark.parametrize(
+    "t",
+    [
+        0,
+        11,
+        -1,
+        1.0,
+        5.5,
+        True,
+        None,
+        "5",
+        [0, 1, 2],
+        [1, 2, 11],
+        [1, 2],
+        [1, 2, 3, 4],
+        [],
+        [1.0, 2.0, 3.0],
+        [[1, 2, 3]],
+        np.array([True, True, False]),
+    ],
+    ids=repr,
+)
 def test_bad_t_is_refused(f, t):
     x = np.ones((3, 2))
     with pytest.raises(InputError, match=r"^t ") as caught:

@@ -42,14 +42,19 @@ def tanh_eps(xt, t):
 
 
 def philox(shape, seed, first_sample=0):
-    """The noise that a sampler draws by itself: a z for each step, and for two of Langevin's corrections after it."""
+    """The noise that a sampler draws by itself: a z for each step, and for two of Langevin's
+    corrections after it.
+    """
+
     def draw(t, j=0):
         purpose, step = (noise.LANGEVIN, 2 * t + j - 1) if j else (noise.REVERSE, t)
         return noise.normal(shape, seed, purpose, step, first_sample)
+
     return draw
 
 
-# --- coefficients and times -------------------------------------------------------------------------------
+# --- coefficients and times
+# -------------------------------------------------------------------------------
 
 
 @given(schedules())
@@ -65,7 +70,10 @@ def test_ddim_coefficients_are_song21as(s):
 @given(schedules())
 def test_ddim_with_eta_1_on_all_steps_is_ancestral_by_coefficient(s):
     for t in range(1, s.T + 1):
-        ours, theirs = ddim_coefficients(s, t, t - 1, 1.0), ancestral_coefficients(s, t, "beta_tilde")
+        ours, theirs = (
+            ddim_coefficients(s, t, t - 1, 1.0),
+            ancestral_coefficients(s, t, "beta_tilde"),
+        )
         close(ours, theirs, atol=ROOT_TOL)
 
 
@@ -100,10 +108,14 @@ def test_every_spacing_goes_from_T_down_to_1(s, data):
 
 @pytest.mark.parametrize("make", [linear, cosine])
 def test_spacings_are_even_in_their_own_measure(make):
-    # The exact time, whose measure is the even one, is rounded: its measure lies between those of the two neighbours.
-    # Times beside another one may have been pushed apart: they are left out.
+    # The exact time, whose measure is the even one, is rounded: its measure lies between those of
+    # the two neighbours. Times beside another one may have been pushed apart: they are left out.
     s, t = make(1000), np.arange(1.0, 1001)
-    for spacing, measure in (("quadratic", np.sqrt(t)), ("logsnr", -np.log(s.snr[1:])), ("uniform", t)):
+    for spacing, measure in (
+        ("quadratic", np.sqrt(t)),
+        ("logsnr", -np.log(s.snr[1:])),
+        ("uniform", t),
+    ):
         times = np.array(spaced(s, 20, spacing))[::-1]
         gaps = np.diff(times)
         alone = np.flatnonzero((gaps[:-1] > 1) & (gaps[1:] > 1)) + 1
@@ -114,7 +126,8 @@ def test_spacings_are_even_in_their_own_measure(make):
 
 
 def test_log_snr_spacing_looks_away_from_an_infinite_end():
-    # With alpha_bar_T = 0 the table's last number is its neighbour's: the times between stay in log-SNR's even steps.
+    # With alpha_bar_T = 0 the table's last number is its neighbour's: the times between stay in
+    # log-SNR's even steps.
     s = cosine(1000).zero_terminal_snr()
     times, log_snr = np.array(spaced(s, 20, "logsnr")), np.log(s.snr[1:-1])
     gaps = np.diff(log_snr[np.minimum(times, 999) - 1])
@@ -122,12 +135,22 @@ def test_log_snr_spacing_looks_away_from_an_infinite_end():
     assert np.all(np.abs(gaps[2:12] / np.ptp(log_snr) * 19 - 1) < 0.2)
 
 
-# --- the loop ---------------------------------------------------------------------------------------------
+# --- the loop
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("T", [1, 2, 20])
-@pytest.mark.parametrize("name", ["ancestral, beta", "ancestral, 7 steps", "ddim, 7 steps", "ddim, all steps, eta 1",
-                                  "euler", "dpmpp_2m, 7 steps"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ancestral, beta",
+        "ancestral, 7 steps",
+        "ddim, 7 steps",
+        "ddim, all steps, eta 1",
+        "euler",
+        "dpmpp_2m, 7 steps",
+    ],
+)
 def test_a_sampler_starts_at_T_and_ends_at_1(name, T):
     check_visits(linear(T), SAMPLERS[name])
 
@@ -171,17 +194,26 @@ def test_a_batch_may_be_split(sampler):
 
     def part(first, last):
         return sampler(tanh_eps, linear(20), xT[first:last], seed=5, first_sample=first)
+
     np.testing.assert_array_equal(np.concatenate([part(0, 2), part(2, 5)]), part(0, 5))
-    np.testing.assert_array_equal(part(2, 5), sampler(tanh_eps, linear(20), xT[2:5], noise=philox((3, 4), 5, 2)))
+    np.testing.assert_array_equal(
+        part(2, 5), sampler(tanh_eps, linear(20), xT[2:5], noise=philox((3, 4), 5, 2))
+    )
 
 
 @every_sampler
 def test_clip_bounds_every_x0_hat(sampler):
     def furthest(clip):
         seen = []
-        sampler(tanh_eps, linear(20), 3 * noise.normal((3, 4), 1), clip=clip,
-                watch=lambda t, xt, x0_hat: seen.append(np.abs(x0_hat).max()))
+        sampler(
+            tanh_eps,
+            linear(20),
+            3 * noise.normal((3, 4), 1),
+            clip=clip,
+            watch=lambda t, xt, x0_hat: seen.append(np.abs(x0_hat).max()),
+        )
         return max(seen)
+
     assert furthest(None) > 1
     assert furthest(0.5) == 0.5
 
@@ -206,54 +238,65 @@ def test_a_denoiser_that_knows_x0_is_asked_for_it():
 def test_reverse_step_needs_no_z_where_sigma_is_0():
     xt, x0_hat = np.ones(3, np.float32), np.full(3, 2.0, np.float32)
     np.testing.assert_array_equal(reverse_step(xt, x0_hat, None, (0.5, 0.25, 0.0)), [1.25] * 3)
-    np.testing.assert_array_equal(reverse_step(xt, x0_hat, np.ones(3), (0.5, 0.25, 2.0)), [3.25] * 3)
+    np.testing.assert_array_equal(
+        reverse_step(xt, x0_hat, np.ones(3), (0.5, 0.25, 2.0)), [3.25] * 3
+    )
 
 
-@pytest.mark.parametrize("call", [
-    lambda s, x: ancestral(tanh_eps, s, x, variance="learned"),
-    lambda s, x: ddim(tanh_eps, s, x, eta=-0.1),
-    lambda s, x: ddim(tanh_eps, s, x, eta=1.1),
-    lambda s, x: ddim(tanh_eps, s, x, eta=float("nan")),
-    lambda s, x: ddim(tanh_eps, s, x, steps=0),
-    lambda s, x: ddim(tanh_eps, s, x, steps=-5),
-    lambda s, x: ancestral(tanh_eps, s, x, variance="gamma"),
-    lambda s, x: ancestral(tanh_eps, s, x, steps=0),
-    lambda s, x: ancestral(tanh_eps, s, x, spacing="cubic"),
-    lambda s, x: langevin(tanh_eps, s, x, corrections=-1),
-    lambda s, x: langevin(tanh_eps, s, x, corrections=1.5),
-    lambda s, x: langevin(tanh_eps, s, x, snr=0.0),
-    lambda s, x: langevin(tanh_eps, s, x, snr=float("nan")),
-    lambda s, x: spaced(s, 11),
-    lambda s, x: spaced(s, 2.5, "logsnr"),
-    lambda s, x: timesteps(10, 11),
-    lambda s, x: timesteps(10, 0),
-])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda s, x: ancestral(tanh_eps, s, x, variance="learned"),
+        lambda s, x: ddim(tanh_eps, s, x, eta=-0.1),
+        lambda s, x: ddim(tanh_eps, s, x, eta=1.1),
+        lambda s, x: ddim(tanh_eps, s, x, eta=float("nan")),
+        lambda s, x: ddim(tanh_eps, s, x, steps=0),
+        lambda s, x: ddim(tanh_eps, s, x, steps=-5),
+        lambda s, x: ancestral(tanh_eps, s, x, variance="gamma"),
+        lambda s, x: ancestral(tanh_eps, s, x, steps=0),
+        lambda s, x: ancestral(tanh_eps, s, x, spacing="cubic"),
+        lambda s, x: langevin(tanh_eps, s, x, corrections=-1),
+        lambda s, x: langevin(tanh_eps, s, x, corrections=1.5),
+        lambda s, x: langevin(tanh_eps, s, x, snr=0.0),
+        lambda s, x: langevin(tanh_eps, s, x, snr=float("nan")),
+        lambda s, x: spaced(s, 11),
+        lambda s, x: spaced(s, 2.5, "logsnr"),
+        lambda s, x: timesteps(10, 11),
+        lambda s, x: timesteps(10, 0),
+    ],
+)
 def test_bad_options_are_refused(call):
     with pytest.raises(InputError, match="must be") as caught:
         call(linear(10), np.ones((2, 2)))
     assert "\n" not in str(caught.value)
 
 
-# --- the peer's single steps ------------------------------------------------------------------------------
+# --- the peer's single steps
+# ------------------------------------------------------------------------------
 
 PEER_SCHEDULES = {"linear": linear(1000), "squaredcos_cap_v2": cosine(1000)}
 EPS32 = float(np.finfo(np.float32).eps)
 
 
 def peer_cases(golden, sampler):
-    """(schedule, t, option, arrays) of each single step that diffusers took; its 0-based t is our t - 1."""
+    """(schedule, t, option, arrays) of each single step that diffusers took; its 0-based t is our t
+    - 1.
+    """
     peer = golden("diffusers_steps")
     for key in sorted({k.rpartition("/")[0] for k in peer.files if k.startswith(sampler)}):
         _, kind, *middle, last = key.split("/")
         option, t = (middle[0], int(last)) if sampler == "ddpm" else (float(last), int(middle[1]))
-        arrays = {name: peer[f"{key}/{name}"] for name in ("x", "eps", "z", "prev", "x0", "t_prev")
-                  if f"{key}/{name}" in peer.files}
+        arrays = {
+            name: peer[f"{key}/{name}"]
+            for name in ("x", "eps", "z", "prev", "x0", "t_prev")
+            if f"{key}/{name}" in peer.files
+        }
         yield PEER_SCHEDULES[kind], t + 1, option, arrays
 
 
 def test_ddim_steps_agree_with_diffusers(golden):
-    # Relative to the largest value at hand, because x0_hat is 60,000 at the noisy end of the cosine schedule.
-    # After its last step (t_prev < 0) the peer, too, takes alpha_bar = 1.
+    # Relative to the largest value at hand, because x0_hat is 60,000 at the noisy end of the cosine
+    # schedule. After its last step (t_prev < 0) the peer, too, takes alpha_bar = 1.
     cases = list(peer_cases(golden, "ddim"))
     assert len(cases) == 72
     for s, t, eta, a in cases:
@@ -265,19 +308,23 @@ def test_ddim_steps_agree_with_diffusers(golden):
 
 def test_ancestral_steps_agree_with_diffusers(golden):
     # The peer holds alpha_bar in float32 and takes beta_t = 1 - alpha_bar_t / alpha_bar_{t-1} and
-    # 1 - alpha_bar_{t-1} from it, so its coefficients are only good to eps32 over those: 1e-3 at t = 2.
+    # 1 - alpha_bar_{t-1} from it, so its coefficients are only good to eps32 over those: 1e-3 at t
+    # = 2.
     cases = list(peer_cases(golden, "ddpm"))
     assert len(cases) == 28
     for s, t, size, a in cases:
         x0_hat = process.predict_x0(s, a["x"], t, a["eps"])
         assert np.all(np.abs(x0_hat - a["x0"]) <= 1e-5 * np.maximum(1, np.abs(x0_hat)))
-        step = ancestral_coefficients(s, t, {"fixed_small": "beta_tilde", "fixed_large": "beta"}[size])
+        step = ancestral_coefficients(
+            s, t, {"fixed_small": "beta_tilde", "fixed_large": "beta"}[size]
+        )
         error = np.abs(reverse_step(a["x"], x0_hat, a["z"], step) - a["prev"])
         lost = EPS32 / min(s.beta[t], 1 - s.alpha_bar[t - 1]) if t > 1 else 0.0
         parts = sum(np.abs(c * x) for c, x in zip(step, (x0_hat, a["x"], a["z"]), strict=True))
         assert np.all(error <= 1e-5 * np.maximum(1, np.abs(x0_hat)) + lost * parts)
         if t > 1:
-            # The three coefficients that the peer used, by least squares: its sigma^2 agrees to 1e-3.
+            # The three coefficients that the peer used, by least squares: its sigma^2 agrees to
+            # 1e-3.
             columns = np.stack([x0_hat.ravel(), a["x"].ravel(), a["z"].ravel()], axis=1)
             sigma = np.linalg.lstsq(columns, a["prev"].ravel(), rcond=None)[0][2]
             close(sigma**2, step[2] ** 2, rtol=1e-3 if t < 20 else 1e-5)

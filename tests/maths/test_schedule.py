@@ -59,11 +59,12 @@ def test_a_schedule_does_not_share_its_callers_array():
 def test_linear_is_ho20s():
     s = linear(1000)
     close(s.beta[1:], np.linspace(1e-4, 0.02, 1000))
-    close(linear(100).beta[[1, 100]], [1e-3, 0.2])        # both ends times 1000 / T
+    close(linear(100).beta[[1, 100]], [1e-3, 0.2])  # both ends times 1000 / T
 
 
 def test_linear_keeps_the_total_noise_at_any_length():
-    # log alpha_bar_T = -sum of beta to first order, which the factor 1000 / T keeps: 10.05 for the default ends.
+    # log alpha_bar_T = -sum of beta to first order, which the factor 1000 / T keeps: 10.05 for the
+    # default ends.
     for T in (200, 1000, 4000):
         assert linear(T).beta.sum() == pytest.approx(10.05, rel=1e-9)
 
@@ -78,7 +79,7 @@ def test_sigmoid_is_jabri22s(T):
     expected = (logistic[-1] - logistic) / (logistic[-1] - logistic[0])
     s = sigmoid(T)
     close(s.alpha_bar[:-1], expected[:-1])
-    assert s.beta[T] == 0.999                               # alpha_bar_T would be 0
+    assert s.beta[T] == 0.999  # alpha_bar_T would be 0
 
 
 @given(schedules(terminal=False))
@@ -100,10 +101,27 @@ def test_zero_terminal_snr(s):
     close(shifted, (root[1:] - root[-1]) * root[1] / (root[1] - root[-1]), atol=1e-12)
 
 
-@pytest.mark.parametrize("beta", [
-    [], [0.0], [0.1, 0.2], [0.0, 0.0], [0.0, -0.1], [0.0, 1.1], [0.0, 1.0, 0.5], [0.0, float("nan")],
-    [0.0, 0.1, float("inf")], [[0.0, 0.1]], 0.5, "linear", None, [0.0, "x"], [0.0, [0.1]],
-], ids=str)
+@pytest.mark.parametrize(
+    "beta",
+    [
+        [],
+        [0.0],
+        [0.1, 0.2],
+        [0.0, 0.0],
+        [0.0, -0.1],
+        [0.0, 1.1],
+        [0.0, 1.0, 0.5],
+        [0.0, float("nan")],
+        [0.0, 0.1, float("inf")],
+        [[0.0, 0.1]],
+        0.5,
+        "linear",
+        None,
+        [0.0, "x"],
+        [0.0, [0.1]],
+    ],
+    ids=str,
+)
 def test_bad_beta_is_refused(beta):
     with pytest.raises(InputError, match="beta") as caught:
         Schedule(beta)
@@ -130,6 +148,7 @@ def test_posterior_agrees_with_improved_diffusion(golden, kind, T):
     close(variance[1:], peer[f"{kind}/{T}/posterior_variance"], rtol=1e-6)
     close(on_x0[1:], peer[f"{kind}/{T}/posterior_mean_coef_x0"], rtol=1e-6)
     close(on_xt[1:], peer[f"{kind}/{T}/posterior_mean_coef_xt"], rtol=1e-6)
-    # The peer's logarithm replaces the posterior's variance at t = 1, which is 0, by the one at t = 2.
+    # The peer's logarithm replaces the posterior's variance at t = 1, which is 0, by the one at t =
+    # 2.
     clipped = np.log(np.concatenate([variance[2:3], variance[2:]]))
     close(clipped, peer[f"{kind}/{T}/posterior_log_variance_clipped"], rtol=1e-6)

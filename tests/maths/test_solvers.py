@@ -32,7 +32,9 @@ COVARIANCE = np.array([[1.5, 0.4], [0.4, 0.3]])
 
 def mixture(s):
     """Three clusters on a triangle, the last one wide."""
-    return exact.GaussianMixture([0.3, 0.3, 0.4], [[-1.0, -0.6], [1.0, -0.6], [0.0, 0.9]], [0.01, 0.01, 0.05], s)
+    return exact.GaussianMixture(
+        [0.3, 0.3, 0.4], [[-1.0, -0.6], [1.0, -0.6], [0.0, 0.9]], [0.01, 0.01, 0.05], s
+    )
 
 
 def eps_alone(denoise):
@@ -40,17 +42,28 @@ def eps_alone(denoise):
     return lambda xt, t: denoise(xt, t)
 
 
-# --- every sampler, every spacing -------------------------------------------------------------------------
+# --- every sampler, every spacing
+# -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("T, steps", [(1, 1), (2, 2), (40, 1), (40, 2), (40, 9), (40, None), (40, 99)])
+@pytest.mark.parametrize(
+    "T, steps", [(1, 1), (2, 2), (40, 1), (40, 2), (40, 9), (40, None), (40, 99)]
+)
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_sampler_starts_at_T_ends_at_data_and_asks_as_often_as_it_says(name, spacing, T, steps):
     s, asked = linear(T), []
 
     def run(denoise, s, xT, watch):
-        return sample_with(name, lambda xt, t: asked.append(t) or denoise(xt, t), s, xT, steps, spacing, watch=watch)
+        return sample_with(
+            name,
+            lambda xt, t: asked.append(t) or denoise(xt, t),
+            s,
+            xT,
+            steps,
+            spacing,
+            watch=watch,
+        )
 
     taken = steps_taken(name, s, steps)
     assert taken == (steps if steps and steps <= T else T)
@@ -63,49 +76,84 @@ def test_the_default_number_of_steps():
     assert [evaluations(name, 50) for name in SAMPLERS] == [50, 50, 99, 50, 99, 50]
 
 
-@pytest.mark.parametrize("name, options", [
-    ("ddim", {"eta": 0.7}), ("ancestral", {"variance": "beta"}), ("langevin", {"variance": "beta"}), ("euler", {}),
-    ("heun", {}), ("dpmpp_2m", {}),
-])
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("ddim", {"eta": 0.7}),
+        ("ancestral", {"variance": "beta"}),
+        ("langevin", {"variance": "beta"}),
+        ("euler", {}),
+        ("heun", {}),
+        ("dpmpp_2m", {}),
+    ],
+)
 def test_sample_with_hands_each_sampler_its_own(name, options):
     s, xT = linear(40), noise.normal((3, 2), 1)
     draws = {"seed": 4, "first_sample": 2} if name in ("ddim", "ancestral", "langevin") else {}
-    function = {"ddim": ddim, "ancestral": ancestral, "langevin": langevin, "euler": euler, "heun": heun,
-                "dpmpp_2m": dpmpp_2m}[name]
-    expected = function(mixture(s), s, xT, steps=9, spacing="quadratic", clip=0.8, **draws, **options)
-    found = sample_with(name, mixture(s), s, xT, 9, "quadratic", 0.8, seed=4, first_sample=2,
-                        **{"eta": 0.3, "variance": "beta_tilde", **options})
+    function = {
+        "ddim": ddim,
+        "ancestral": ancestral,
+        "langevin": langevin,
+        "euler": euler,
+        "heun": heun,
+        "dpmpp_2m": dpmpp_2m,
+    }[name]
+    expected = function(
+        mixture(s), s, xT, steps=9, spacing="quadratic", clip=0.8, **draws, **options
+    )
+    found = sample_with(
+        name,
+        mixture(s),
+        s,
+        xT,
+        9,
+        "quadratic",
+        0.8,
+        seed=4,
+        first_sample=2,
+        **{"eta": 0.3, "variance": "beta_tilde", **options},
+    )
     np.testing.assert_array_equal(found, expected)
     if options:
-        assert np.any(found != sample_with(name, mixture(s), s, xT, 9, "quadratic", 0.8, seed=4, first_sample=2))
+        assert np.any(
+            found
+            != sample_with(name, mixture(s), s, xT, 9, "quadratic", 0.8, seed=4, first_sample=2)
+        )
 
 
-@pytest.mark.parametrize("call", [
-    lambda s, x: sample_with("euler-maruyama", mixture(s), s, x),
-    lambda s, x: steps_taken("", s),
-    lambda s, x: evaluations("DDIM", 5),
-    lambda s, x: sample_with("heun", mixture(s), s, x, spacing="cubic"),
-    lambda s, x: sample_with("heun", mixture(s), s, x, steps=0),
-    lambda s, x: encode(mixture(s), s, x, steps=0),
-])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda s, x: sample_with("euler-maruyama", mixture(s), s, x),
+        lambda s, x: steps_taken("", s),
+        lambda s, x: evaluations("DDIM", 5),
+        lambda s, x: sample_with("heun", mixture(s), s, x, spacing="cubic"),
+        lambda s, x: sample_with("heun", mixture(s), s, x, steps=0),
+        lambda s, x: encode(mixture(s), s, x, steps=0),
+    ],
+)
 def test_bad_options_are_refused(call):
     with pytest.raises(InputError, match="must be") as caught:
         call(linear(10), np.ones((2, 2)))
     assert "\n" not in str(caught.value)
 
 
-# --- the ODE ----------------------------------------------------------------------------------------------
+# --- the ODE
+# ----------------------------------------------------------------------------------------------
 
 
 def test_eulers_step_is_the_odes():
-    # By autonomy of the papers' forms: score = -eps_hat / sqrt(1 - ab) and the step x + h/2 (x + score), put in by eps.
+    # By autonomy of the papers' forms: score = -eps_hat / sqrt(1 - ab) and the step x + h/2 (x +
+    # score), put in by eps.
     s, xt = linear(100), np.array([[0.4, -1.2]])
     for t, t_prev in ((100, 99), (60, 20), (1, 0), (100, 0)):
         eps_hat = np.array([[0.9, 0.1]])
         h = -np.log(1 - s.beta[t_prev + 1 : t + 1]).sum()
         c_x0, c_xt, sigma = euler_coefficients(s, t, t_prev)
-        close(c_x0 * process.predict_x0(s, xt, t, eps_hat) + c_xt * xt,
-              xt + h / 2 * (xt - eps_hat / np.sqrt(1 - s.alpha_bar[t])))
+        close(
+            c_x0 * process.predict_x0(s, xt, t, eps_hat) + c_xt * xt,
+            xt + h / 2 * (xt - eps_hat / np.sqrt(1 - s.alpha_bar[t])),
+        )
         assert sigma == 0
 
 
@@ -118,12 +166,20 @@ def test_an_infinite_time_is_refused_and_ddim_named(sampler):
 
 
 def test_dpmpp_2m_starts_from_pure_noise_as_ddim_does():
-    # lambda_T = -inf: the first step is ddim's, and so is the second, which has an infinite step behind it.
+    # lambda_T = -inf: the first step is ddim's, and so is the second, which has an infinite step
+    # behind it.
     s = cosine(60).zero_terminal_snr()
     data, xT, paths = exact.Gaussian(MEAN, COVARIANCE, s), np.array([[0.3, -2.0]]), []
     for sampler in (ddim, dpmpp_2m):
         path = []
-        sampler(data, s, xT, steps=6, spacing="uniform", watch=lambda t, xt, x0_hat, path=path: path.append(xt))
+        sampler(
+            data,
+            s,
+            xT,
+            steps=6,
+            spacing="uniform",
+            watch=lambda t, xt, x0_hat, path=path: path.append(xt),
+        )
         paths.append(path)
     for ours, theirs in zip(paths[1][:2], paths[0][:2], strict=True):
         close(ours, theirs)
@@ -134,11 +190,16 @@ def test_dpmpp_2m_starts_from_pure_noise_as_ddim_does():
 @pytest.mark.parametrize("sampler", [euler, heun, dpmpp_2m])
 def test_a_denoiser_that_gives_eps_alone_is_the_same(sampler):
     s, xT = linear(200), noise.normal((4, 2), 2).astype(np.float64)
-    close(sampler(mixture(s), s, xT, steps=12), sampler(eps_alone(mixture(s)), s, xT, steps=12), atol=1e-9)
+    close(
+        sampler(mixture(s), s, xT, steps=12),
+        sampler(eps_alone(mixture(s)), s, xT, steps=12),
+        atol=1e-9,
+    )
 
 
 def test_clip_bounds_what_a_2m_step_is_drawn_on_from():
-    # Both x0_hat lie beyond the bound, so both are clipped to it, nothing is drawn on, and each step is ddim's.
+    # Both x0_hat lie beyond the bound, so both are clipped to it, nothing is drawn on, and each
+    # step is ddim's.
     s, xT = linear(100), noise.normal((3, 2), 1).astype(np.float64)
 
     class Beyond:
@@ -154,22 +215,28 @@ def transport(found, fine):
 
 
 def test_on_a_mixture_the_solvers_agree_in_the_limit_and_2m_beats_ddim():
-    # Samples of the same x_T are compared one by one: no figure here is an estimate of anything random. Uniform steps
-    # in t are no ground for 2M: at 10 to 20 of them its last ones are too long in log-SNR to be drawn on over.
+    # Samples of the same x_T are compared one by one: no figure here is an estimate of anything
+    # random. Uniform steps in t are no ground for 2M: at 10 to 20 of them its last ones are too
+    # long in log-SNR to be drawn on over.
     s, xT = linear(4000), noise.normal((100, 2), 5, noise.PRIOR).astype(np.float64)
     data = mixture(s)
     fine = heun(data, s, xT, steps=1000)
-    # DDIM's error is of first order: it halves, down to one that is small beside the clusters' width of 0.1.
+    # DDIM's error is of first order: it halves, down to one that is small beside the clusters'
+    # width of 0.1.
     errors = [transport(ddim(data, s, xT, steps=steps), fine) for steps in (500, 1000, 2000)]
     assert errors[2] < 2e-3
     assert all(0.45 < finer / coarser < 0.6 for coarser, finer in pairwise(errors))
     for spacing in ("logsnr", "quadratic"):
         for steps, ratio in ((10, 0.75), (20, 0.5)):
-            ours, theirs = (transport(f(data, s, xT, steps=steps, spacing=spacing), fine) for f in (dpmpp_2m, ddim))
+            ours, theirs = (
+                transport(f(data, s, xT, steps=steps, spacing=spacing), fine)
+                for f in (dpmpp_2m, ddim)
+            )
             assert ours < ratio * theirs
 
 
-# --- inversion --------------------------------------------------------------------------------------------
+# --- inversion
+# --------------------------------------------------------------------------------------------
 
 
 def encoded_by_hand(s, eps, x0, steps):
@@ -190,20 +257,28 @@ def test_encode_is_song21as_equation_14(steps):
 
 
 def columns(f, s):
-    """Mean and covariance that the affine map f gives to the Gaussian data, from its mean and a root's columns."""
+    """Mean and covariance that the affine map f gives to the Gaussian data, from its mean and a
+    root's columns.
+    """
     x = f(np.vstack([MEAN, MEAN + np.linalg.cholesky(COVARIANCE).T]))
     root = (x[1:] - x[0]).T
     return x[0], root @ root.T
 
 
 def test_encoding_gaussian_data_gives_the_prior_and_decoding_gives_it_back():
-    # Both errors are DDIM's, of first order. At T the data's own marginal differs from N(0, I) by alpha_bar_T = 4e-5.
+    # Both errors are DDIM's, of first order. At T the data's own marginal differs from N(0, I) by
+    # alpha_bar_T = 4e-5.
     s = linear(2**14)
     data = exact.Gaussian(MEAN, COVARIANCE, s)
     prior, back, steps = [], [], (32, 64, 128, 256)
     for n in steps:
         mean, covariance = columns(lambda x0, n=n: encode(data, s, x0, n), s)
-        prior.append(max(np.abs(mean - data.marginal(s.T)[0]).max(), np.abs(covariance - data.marginal(s.T)[1]).max()))
+        prior.append(
+            max(
+                np.abs(mean - data.marginal(s.T)[0]).max(),
+                np.abs(covariance - data.marginal(s.T)[1]).max(),
+            )
+        )
         x0 = np.array([[0.5, 1.0], [-1.0, 0.2]])
         back.append(np.abs(decode(data, s, encode(data, s, x0, n), n) - x0).max())
     for error in (prior, back):
@@ -216,8 +291,10 @@ def test_encoding_gaussian_data_gives_the_prior_and_decoding_gives_it_back():
 
 def test_decode_is_ddim_without_noise():
     s, xT = linear(40), noise.normal((3, 2), 1)
-    np.testing.assert_array_equal(decode(mixture(s), s, xT, 9, 0.5, "logsnr"),
-                                  ddim(mixture(s), s, xT, 9, clip=0.5, spacing="logsnr"))
+    np.testing.assert_array_equal(
+        decode(mixture(s), s, xT, 9, 0.5, "logsnr"),
+        ddim(mixture(s), s, xT, 9, clip=0.5, spacing="logsnr"),
+    )
 
 
 def test_encode_reaches_pure_noise():
@@ -239,15 +316,20 @@ def test_a_fused_denoiser_takes_eulers_step():
     s = linear(20)
     euler(Fused(), s, xT, steps=4, clip=2.0)
     times = spaced(s, 4)
-    assert calls == [(t, euler_coefficients(s, t, t_prev), 2.0)
-                     for t, t_prev in zip(times, [*times[1:], 0], strict=True)]
+    assert calls == [
+        (t, euler_coefficients(s, t, t_prev), 2.0)
+        for t, t_prev in zip(times, [*times[1:], 0], strict=True)
+    ]
 
 
-# --- on a device ------------------------------------------------------------------------------------------
+# --- on a device
+# ------------------------------------------------------------------------------------------
 
 
 class OnDevice:
-    """A denoiser for arrays of a strict CuPy, which mixes with no array of the host's, and its noise there."""
+    """A denoiser for arrays of a strict CuPy, which mixes with no array of the host's, and its
+    noise there.
+    """
 
     def __init__(self, xp):
         self.xp = xp
@@ -262,16 +344,23 @@ class OnDevice:
         return self.xp.asarray(noise.normal(shape, seed, purpose, step, first_sample))
 
 
-@pytest.mark.parametrize("run", [
-    *(lambda d, s, x, name=name: sample_with(name, d, s, x, 7, "logsnr", clip=1.0, eta=0.5) for name in SAMPLERS),
-    lambda d, s, x: sample_with("ancestral", d, s, x, variance="learned"),
-    lambda d, s, x: sample_with("langevin", d, s, x, variance="learned"),
-    lambda d, s, x: encode(d, s, x, 7),
-    lambda d, s, x: interpolate(d, s, x[0], x[1], 3, 7),
-    lambda d, s, x: inpaint(d, s, x, x > 0, repeats=2),
-])
+@pytest.mark.parametrize(
+    "run",
+    [
+        *(
+            lambda d, s, x, name=name: sample_with(name, d, s, x, 7, "logsnr", clip=1.0, eta=0.5)
+            for name in SAMPLERS
+        ),
+        lambda d, s, x: sample_with("ancestral", d, s, x, variance="learned"),
+        lambda d, s, x: sample_with("langevin", d, s, x, variance="learned"),
+        lambda d, s, x: encode(d, s, x, 7),
+        lambda d, s, x: interpolate(d, s, x[0], x[1], 3, 7),
+        lambda d, s, x: inpaint(d, s, x, x > 0, repeats=2),
+    ],
+)
 def test_all_of_it_runs_where_its_arrays_live(run):
-    # Both sides run the same NumPy underneath, operation by operation, so that their bits are the same.
+    # Both sides run the same NumPy underneath, operation by operation, so that their bits are the
+    # same.
     s, x = linear(20), noise.normal((3, 4), 1)
     device = strict_cupy.strict()
     found = run(OnDevice(device), s, device.asarray(x))

@@ -40,8 +40,8 @@ def by_hand(theta, target, gamma):
     total = 0.0
     for i, t in enumerate(T):
         keep, add = np.sqrt(alpha_bar[t]), np.sqrt(1 - alpha_bar[t])
-        y = run_net(NET, theta, (keep * x0 + add * eps)[i:i + 1], np.array([t]), [])
-        aim = {"eps": eps, "x0": x0, "v": keep * eps - add * x0}[target][i:i + 1]
+        y = run_net(NET, theta, (keep * x0 + add * eps)[i : i + 1], np.array([t]), [])
+        aim = {"eps": eps, "x0": x0, "v": keep * eps - add * x0}[target][i : i + 1]
         snr = alpha_bar[t] / (1 - alpha_bar[t])
         weight = min(snr, gamma) / {"eps": snr, "x0": 1, "v": snr + 1}[target] if gamma else 1
         total += weight * ((y - aim) ** 2).mean() / len(T)
@@ -67,7 +67,15 @@ def test_gradient_of_the_whole_loss(target, gamma, rate):
     theta = random_theta(NET)
 
     def f(theta, grad=None, scale=1.0):
-        return loss_of(theta, grad, target=target, min_snr=gamma, drop=dropout_masks(rate, 1, 2, 0), scale=scale)
+        return loss_of(
+            theta,
+            grad,
+            target=target,
+            min_snr=gamma,
+            drop=dropout_masks(rate, 1, 2, 0),
+            scale=scale,
+        )
+
     grad = np.zeros_like(theta)
     loss = f(theta, grad)
     check_gradient(f, theta, grad)
@@ -80,23 +88,35 @@ def test_gradient_of_the_whole_loss(target, gamma, rate):
 @pytest.mark.parametrize("half_width", [1 / 255, 1 / 16, None])
 @pytest.mark.parametrize("times", [[1, 1, 1, 1, 1], [1, 2, 500, 1000, 7]])
 def test_hybrid_loss_and_its_gradient_with_the_mean_held_fixed(target, half_width, times):
-    """Nichol21 eq. 16: L_simple of the first half, lambda T vb of the second, through which no gradient gets to x0_hat.
+    """Nichol21 eq. 16: L_simple of the first half, lambda T vb of the second, through which no
+    gradient gets to x0_hat.
 
-    The decoder's bins are narrow: its higher derivatives in log sigma allow the differences 1e-6, not 1e-7.
+    The decoder's bins are narrow: its higher derivatives in log sigma allow the differences 1e-6,
+    not 1e-7.
     """
     net, t = UNet(base=4, groups=2, blocks=1, out=2), np.array(times)
     x0, eps = batch()
-    x0 = np.rint(8 * np.tanh(x0)) / 8               # on the levels of both widths, or nearly: the decoder's own data
+    # on the levels of both widths, or nearly: the decoder's own data
+    x0 = np.rint(8 * np.tanh(x0)) / 8
     theta, xt = random_theta(net), process.q_sample(S, x0, t, eps)
     x0_hat = process.TO_X0[target](S, xt, t, run_net(net, theta, xt, t, [])[..., :1])
 
     def f(theta):
         y = run_net(net, theta, xt, t, [])
         bits, _ = likelihood.vb_loss_and_slope(S, x0, t, x0_hat, (y[..., 1:] + 1) / 2, half_width)
-        return ((y[..., :1] - process.TARGETS[target](S, x0, t, eps)) ** 2).mean() + 0.001 * S.T * bits.mean()
+        return (
+            (y[..., :1] - process.TARGETS[target](S, x0, t, eps)) ** 2
+        ).mean() + 0.001 * S.T * bits.mean()
 
     grad = np.zeros_like(theta)
-    options = {"net": net, "data": (x0, eps), "t": t, "target": target, "vlb": 0.001, "half_width": half_width}
+    options = {
+        "net": net,
+        "data": (x0, eps),
+        "t": t,
+        "target": target,
+        "vlb": 0.001,
+        "half_width": half_width,
+    }
     near(loss_of(theta, grad, **options), f(theta))
     check_gradient(f, theta, grad, rtol=1e-6)
     added = grad.copy()
@@ -109,7 +129,9 @@ def test_gradient_of_the_mlps_loss():
     theta, data = random_theta(net), batch(shape=(2,))
     grad = np.zeros_like(theta)
     loss_of(theta, grad, net=net, data=data, target="v", min_snr=5.0)
-    check_gradient(lambda theta: loss_of(theta, net=net, data=data, target="v", min_snr=5.0), theta, grad)
+    check_gradient(
+        lambda theta: loss_of(theta, net=net, data=data, target="v", min_snr=5.0), theta, grad
+    )
 
 
 @every_target
@@ -122,8 +144,15 @@ def test_shards_add_up_to_the_whole(target, cuts):
     total = 0.0
     for first, last in itertools.pairwise(cuts):
         share = (last - first) / len(T)
-        total += share * loss_of(theta, parts, slice(first, last), target=target, min_snr=5.0,
-                                 drop=dropout_masks(0.3, 1, 2, first), scale=share)
+        total += share * loss_of(
+            theta,
+            parts,
+            slice(first, last),
+            target=target,
+            min_snr=5.0,
+            drop=dropout_masks(0.3, 1, 2, first),
+            scale=share,
+        )
     near(total, loss)
     near(parts, whole)
 
@@ -131,12 +160,16 @@ def test_shards_add_up_to_the_whole(target, cuts):
 @every_target
 @every_gamma
 def test_float32_stays_float32(target, gamma):
-    """Rounding of 6e-8 grows by the net's conditioning: 1e-3 of the largest gradient is far above it."""
+    """Rounding of 6e-8 grows by the net's conditioning: 1e-3 of the largest gradient is far above
+    it.
+    """
     theta = random_theta(NET)
     grad, small = np.zeros_like(theta), np.zeros(theta.size, np.float32)
     loss = loss_of(theta, grad, target=target, min_snr=gamma)
     x0, eps = batch(np.float32)
-    small_loss = loss_of(theta.astype(np.float32), small, data=(x0, eps), target=target, min_snr=gamma)
+    small_loss = loss_of(
+        theta.astype(np.float32), small, data=(x0, eps), target=target, min_snr=gamma
+    )
     assert small_loss.dtype == np.float32
     near(small_loss, loss, rtol=1e-4)
     near(small, grad, rtol=1e-3)
@@ -159,7 +192,9 @@ def test_times_are_uniform_and_new_at_every_step():
 
 def test_times_depend_on_seed_step_and_sample_alone():
     t = draw_times(S, 3, 5, 100)
-    assert np.array_equal(draw_times(S, 3, 5, 40), t[:40]), "a smaller batch is not the start of a larger"
+    assert np.array_equal(draw_times(S, 3, 5, 40), t[:40]), (
+        "a smaller batch is not the start of a larger"
+    )
     for other in (draw_times(S, 4, 5, 100), draw_times(S, 3, 6, 100)):
         # equal in a place with chance 1/1000: 20 or more of 100 are equal with chance below 1e-35
         assert np.mean(other == t) < 0.2
@@ -173,7 +208,9 @@ def test_dropout_masks_keep_their_share():
         assert mask.dtype == np.float32
         assert set(np.unique(mask)) == {np.float32(0), np.float32(1) / np.float32(1 - rate)}
         kept = np.count_nonzero(mask)
-        assert abs(kept - n * (1 - rate)) < stats.norm.isf(FALSE_ALARM / 2) * math.sqrt(n * rate * (1 - rate))
+        assert abs(kept - n * (1 - rate)) < stats.norm.isf(FALSE_ALARM / 2) * math.sqrt(
+            n * rate * (1 - rate)
+        )
 
 
 def test_dropout_masks_are_new_at_every_place_and_step_and_split_with_the_batch():
@@ -191,7 +228,15 @@ def test_dropout_masks_are_new_at_every_place_and_step_and_split_with_the_batch(
 
 
 def test_dropout_shares_no_counter_with_other_noise():
-    purposes = (noise.EPS, noise.REVERSE, noise.PRIOR, noise.TIME, noise.ORDER, noise.INIT, noise.DATA)
+    purposes = (
+        noise.EPS,
+        noise.REVERSE,
+        noise.PRIOR,
+        noise.TIME,
+        noise.ORDER,
+        noise.INIT,
+        noise.DATA,
+    )
     shape, drop = (50, 40), dropout_masks(0.5, 1, 2, 0)
     masks = [drop(shape, np.dtype(np.float64)) for _ in range(3)]
     for purpose in purposes:

@@ -1,4 +1,6 @@
-"""A network that learns the reverse variance (Nichol21 eq. 15, 16), from training to samples and the bound."""
+"""A network that learns the reverse variance (Nichol21 eq. 15, 16), from training to samples and
+the bound.
+"""
 
 import numpy as np
 import pytest
@@ -20,7 +22,9 @@ def points():
 
 @pytest.fixture(scope="module")
 def model(points):
-    return td.train(points, 800, batch=256, vlb=0.001, schedule=S, net=td.MLP(hidden=32, layers=2, out=4))
+    return td.train(
+        points, 800, batch=256, vlb=0.001, schedule=S, net=td.MLP(hidden=32, layers=2, out=4)
+    )
 
 
 def test_the_output_is_a_prediction_and_the_share_of_log_beta():
@@ -31,14 +35,22 @@ def test_the_output_is_a_prediction_and_the_share_of_log_beta():
 
 
 def test_a_learnt_variance_tightens_the_bound(model, points):
-    """By its own definition: the network was trained on just this sum, so it must beat both fixed choices."""
-    bits = {variance: likelihood.bits_per_dim(model, S, points[:1000].astype(np.float32), 0, variance, None, None).total
-            for variance in ("learned", "beta_tilde", "beta")}
+    """By its own definition: the network was trained on just this sum, so it must beat both fixed
+    choices.
+    """
+    bits = {
+        variance: likelihood.bits_per_dim(
+            model, S, points[:1000].astype(np.float32), 0, variance, None, None
+        ).total
+        for variance in ("learned", "beta_tilde", "beta")
+    }
     assert bits["learned"] < min(bits["beta_tilde"], bits["beta"])
 
 
 def test_samples_by_the_learnt_variance_have_the_datas_spread(model, points):
-    """0.2 wide data within a tenth: 4,000 samples know their spread to 1.2 %, the rest is the network's."""
+    """0.2 wide data within a tenth: 4,000 samples know their spread to 1.2 %, the rest is the
+    network's.
+    """
     x = td.sample(model, 4000, sampler="ancestral", variance="learned")
     assert np.allclose(x.std(axis=0), points.std(axis=0), rtol=0.1)
     assert np.allclose(x.mean(axis=0), points.mean(axis=0), atol=0.02)
@@ -50,7 +62,9 @@ def test_it_is_resumed_to_the_same_bytes(tmp_path, points):
     stop = iter([False, False, True])
     td.train(points, 6, out=tmp_path / "parts", stop=lambda: next(stop), **settings)
     td.resume(tmp_path / "parts", points)
-    assert (tmp_path / "whole" / "checkpoint.npz").read_bytes() == (tmp_path / "parts" / "checkpoint.npz").read_bytes()
+    assert (tmp_path / "whole" / "checkpoint.npz").read_bytes() == (
+        tmp_path / "parts" / "checkpoint.npz"
+    ).read_bytes()
     assert td.load(tmp_path / "parts").learns_variance
 
 
@@ -68,8 +82,26 @@ def test_the_command_line_learns_judges_and_samples_it(tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     small = ["--base", "8", "--groups", "4", "--steps", "3", "--batch", "8", "--T", "20"]
     assert cli.main(["train", "digits", "--vlb", "0.001", "--classes", "--out", "run", *small]) == 0
-    assert cli.main(["sample", "run", "--n", "4", "--class", "7", "3", "--guidance", "1", "--sampler", "ancestral",
-                     "--variance", "learned"]) == 0
+    assert (
+        cli.main(
+            [
+                "sample",
+                "run",
+                "--n",
+                "4",
+                "--class",
+                "7",
+                "3",
+                "--guidance",
+                "1",
+                "--sampler",
+                "ancestral",
+                "--variance",
+                "learned",
+            ]
+        )
+        == 0
+    )
     assert cli.main(["eval", "run", "--n", "20", "--steps", "2"]) == 0
     shown = capsys.readouterr().out
     assert "bits_per_dim" in shown and "label_agreement" in shown

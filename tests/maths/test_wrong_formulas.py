@@ -1,7 +1,9 @@
-"""The suite's own checks reject the wrong formulas that are seen in the wild, and accept the package's.
+"""The suite's own checks reject the wrong formulas that are seen in the wild, and accept the
+package's.
 
-Each case is (what is wrong, check, right, wrong): `check` takes an implementation, passes for `right` and must
-raise AssertionError for `wrong`. Cases are numbered as the list of wrong formulas is.
+Each case is (what is wrong, check, right, wrong): `check` takes an implementation, passes for
+`right` and must raise AssertionError for `wrong`. Cases are numbered as the list of wrong formulas
+is.
 """
 
 from unittest import mock
@@ -20,18 +22,25 @@ SHORT, LONG = linear(40), linear(1000)
 
 
 def sampler_with(sampler, name=None, wrong=None, **options):
-    """The package's sampler with some options set and, where named, one function that it calls replaced."""
+    """The package's sampler with some options set and, where named, one function that it calls
+    replaced.
+    """
+
     def run(*arguments, **more):
         right = getattr(samplers, name or "timesteps")
         with mock.patch.object(samplers, name or "timesteps", wrong or right):
             return sampler(*arguments, **options, **more)
+
     return run
 
 
 def forward_over(kind):
     """One step, marginal and draw, the last two over the tables of another class of schedule."""
-    return (process.q_step, lambda s, x0, t: process.q_marginal(kind(s.beta), x0, t),
-            lambda s, x0, t, eps: process.q_sample(kind(s.beta), x0, t, eps))
+    return (
+        process.q_step,
+        lambda s, x0, t: process.q_marginal(kind(s.beta), x0, t),
+        lambda s, x0, t, eps: process.q_sample(kind(s.beta), x0, t, eps),
+    )
 
 
 # --- 1: sqrt(alpha_bar_t) instead of sqrt(alpha_t) in the reverse mean
@@ -44,7 +53,11 @@ def product_in_reverse_mean(s, xt, t, eps_hat):
 def product_in_ancestral(s, t, variance="beta_tilde", t_prev=None):
     """The same mean, on x0_hat and x_t, as the sampler takes it."""
     slope = s.beta[t] / (1 - s.alpha_bar[t])
-    return slope, (1 - slope) / np.sqrt(s.alpha_bar[t]), ancestral_coefficients(s, t, variance, t_prev)[2]
+    return (
+        slope,
+        (1 - slope) / np.sqrt(s.alpha_bar[t]),
+        ancestral_coefficients(s, t, variance, t_prev)[2],
+    )
 
 
 # --- 2: DDIM's direction with a minus sign, or with sigma in its place
@@ -52,11 +65,13 @@ def product_in_ancestral(s, t, variance="beta_tilde", t_prev=None):
 
 def ddim_with(direction):
     """Song21a eq. 12 with direction(alpha_bar_s, sigma) as the factor of eps_hat."""
+
     def coefficients(s, t, t_prev, eta=0.0):
         ab_t, ab_s = s.alpha_bar[t], s.alpha_bar[t_prev]
         sigma = ddim_coefficients(s, t, t_prev, eta)[2]
         c_xt = direction(ab_s, sigma) / np.sqrt(1 - ab_t)
         return np.sqrt(ab_s) - c_xt * np.sqrt(ab_t), c_xt, sigma
+
     return coefficients
 
 
@@ -107,6 +122,7 @@ def cosine_up_to(max_beta):
     def make(T):
         f = np.cos((np.arange(T + 1) / T + 0.008) / 1.008 * np.pi / 2) ** 2
         return from_alpha_bar(f / f[0], max_beta)
+
     return make
 
 
@@ -125,6 +141,7 @@ class OneLate(Schedule):
 
 class OneEarly(Schedule):
     """A 0-based table read with the papers' t."""
+
     @property
     def alpha_bar(self):
         return np.cumprod(np.append(self.alpha[1:], 1 - self.beta[-1]))
@@ -166,6 +183,7 @@ def variance_in(coefficients):
     def wrong(*arguments, **options):
         c_x0, c_xt, sigma = coefficients(*arguments, **options)
         return c_x0, c_xt, sigma**2
+
     return wrong
 
 
@@ -216,23 +234,39 @@ def sampling(check, sampler, name, wrong):
 CASES = [
     ("1: mean", reverse_mean, process.reverse_mean, product_in_reverse_mean),
     ("1: coefficients", ancestral_step, ancestral_coefficients, product_in_ancestral),
-    ("1: a chain of 1000", *sampling(unit_gaussian, big, "ancestral_coefficients", product_in_ancestral)),
+    (
+        "1: a chain of 1000",
+        *sampling(unit_gaussian, big, "ancestral_coefficients", product_in_ancestral),
+    ),
     ("1: converse, closed form", q_sample, process.q_sample, process.q_step),
     ("1: converse, draws", draws, process.q_sample, process.q_step),
     ("2: minus", ddim_step, right_ddim, minus_in_ddim),
     ("2: sigma", ddim_step, ddim_coefficients, sigma_in_ddim),
     ("2: sigma^2 not taken off", ddim_step, ddim_coefficients, all_of_it_in_ddim),
-    ("3: times from the low end", lambda f: checks.check_timesteps(f, 1000, 50), timesteps, from_the_low_end),
+    (
+        "3: times from the low end",
+        lambda f: checks.check_timesteps(f, 1000, 50),
+        timesteps,
+        from_the_low_end,
+    ),
     ("3: times stop early", lambda f: checks.check_timesteps(f, 1000, 50), timesteps, stops_early),
     ("3: DDIM from the low end", *sampling(visits, jumps, "timesteps", from_the_low_end)),
     ("3: DDIM stops early", *sampling(visits, jumps, "timesteps", stops_early)),
     ("3: ancestral stops early", *sampling(point_mass, small, "timesteps", stops_early)),
     ("4: never T", checks.check_draw_times, draw_times, draw_below_T),
     ("4: from 0", checks.check_draw_times, draw_times, lambda *a: draw_times(*a) - 1),
-    ("4: the same t", checks.check_draw_times, draw_times, lambda T, step, batch: draw_times(T, 0, batch)),
+    (
+        "4: the same t",
+        checks.check_draw_times,
+        draw_times,
+        lambda T, step, batch: draw_times(T, 0, batch),
+    ),
     ("5: coefficients", ancestral_step, ancestral_coefficients, noise_at_one),
     ("5: sigma^2 = beta", *sampling(quiet_at_one, big, "ancestral_coefficients", noise_at_one)),
-    ("5: sigma^2 = beta_tilde", *sampling(quiet_at_one, small, "ancestral_coefficients", noise_at_one)),
+    (
+        "5: sigma^2 = beta_tilde",
+        *sampling(quiet_at_one, small, "ancestral_coefficients", noise_at_one),
+    ),
     ("5: point mass", *sampling(point_mass, small, "ancestral_coefficients", noise_at_one)),
     ("5: unit Gaussian", *sampling(unit_gaussian, big, "ancestral_coefficients", noise_at_one)),
     ("5: DDIM", *sampling(quiet_at_one, jumps, "ddim_coefficients", noise_at_one_in_ddim)),
@@ -243,30 +277,61 @@ CASES = [
     ("7: one early, closed form", forward, forward_over(Schedule), forward_over(OneEarly)),
     ("7: one late, peer", peer_tables, Schedule, OneLate),
     ("7: one early, peer", peer_tables, Schedule, OneEarly),
-    ("7: one late, posterior", posterior, process.q_posterior,
-     lambda s, x0, xt, t: process.q_posterior(OneLate(s.beta), x0, xt, t)),
-    ("7: one early, posterior", posterior, process.q_posterior,
-     lambda s, x0, xt, t: process.q_posterior(OneEarly(s.beta), x0, xt, t)),
-    ("7: one early, ancestral", ancestral_step, ancestral_coefficients,
-     lambda s, t, variance: ancestral_coefficients(OneEarly(s.beta), t, variance)),
-    ("7: one early, DDIM", ddim_step, ddim_coefficients,
-     lambda s, *options: ddim_coefficients(OneEarly(s.beta), *options)),
+    (
+        "7: one late, posterior",
+        posterior,
+        process.q_posterior,
+        lambda s, x0, xt, t: process.q_posterior(OneLate(s.beta), x0, xt, t),
+    ),
+    (
+        "7: one early, posterior",
+        posterior,
+        process.q_posterior,
+        lambda s, x0, xt, t: process.q_posterior(OneEarly(s.beta), x0, xt, t),
+    ),
+    (
+        "7: one early, ancestral",
+        ancestral_step,
+        ancestral_coefficients,
+        lambda s, t, variance: ancestral_coefficients(OneEarly(s.beta), t, variance),
+    ),
+    (
+        "7: one early, DDIM",
+        ddim_step,
+        ddim_coefficients,
+        lambda s, *options: ddim_coefficients(OneEarly(s.beta), *options),
+    ),
     ("8: decay times lr twice", checks.check_adamw, optim.adamw, decay_by_lr_twice),
     ("8: bias of step 1", checks.check_adamw, optim.adamw, bias_of_step_1),
     ("8: decay in the gradient", checks.check_adamw, optim.adamw, decay_in_gradient),
     ("9: q_sample", q_sample, process.q_sample, variance_in_q_sample),
     ("9: draws", draws, process.q_sample, variance_in_q_sample),
-    ("9: q_step", lambda f: forward((f, *forward_over(Schedule)[1:])), process.q_step, variance_in_q_step),
+    (
+        "9: q_step",
+        lambda f: forward((f, *forward_over(Schedule)[1:])),
+        process.q_step,
+        variance_in_q_step,
+    ),
     ("9: posterior", posterior, process.q_posterior, deviation_in_posterior),
     ("9: Bayes", bayes, process.q_posterior, deviation_in_posterior),
     ("9: ancestral", ancestral_step, ancestral_coefficients, variance_in(ancestral_coefficients)),
     ("9: DDIM", ddim_step, ddim_coefficients, variance_in(ddim_coefficients)),
-    ("9: unit Gaussian", *sampling(unit_gaussian, big, "ancestral_coefficients", variance_in(ancestral_coefficients))),
-    ("9: point mass", *sampling(point_mass, small, "ancestral_coefficients", variance_in(ancestral_coefficients))),
+    (
+        "9: unit Gaussian",
+        *sampling(
+            unit_gaussian, big, "ancestral_coefficients", variance_in(ancestral_coefficients)
+        ),
+    ),
+    (
+        "9: point mass",
+        *sampling(point_mass, small, "ancestral_coefficients", variance_in(ancestral_coefficients)),
+    ),
 ]
 
 
-@pytest.mark.parametrize("check, right, wrong", [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+@pytest.mark.parametrize(
+    "check, right, wrong", [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
 def test_the_check_tells_wrong_from_right(check, right, wrong):
     check(right)
     with np.errstate(all="ignore"), pytest.raises(AssertionError):

@@ -39,7 +39,9 @@ def test_output_is_the_formula():
     near(run_net(net, theta, x, T_OF_SAMPLE, []), silu(h) @ p.output.w + p.output.b)
 
 
-@pytest.mark.parametrize("net", [MLP(), MLP(dim=3, hidden=4, layers=1), MLP(dim=1, hidden=10, layers=2)])
+@pytest.mark.parametrize(
+    "net", [MLP(), MLP(dim=3, hidden=4, layers=1), MLP(dim=1, hidden=10, layers=2)]
+)
 def test_gradients_and_habits(net):
     check_net(net, points(net.dim), T_OF_SAMPLE)
     check_net_habits(net, points(net.dim))
@@ -62,11 +64,24 @@ def test_no_label_is_the_label_minus_one_and_each_class_says_something_else():
 
 def test_starts_at_zero():
     net = MLP()
-    assert not run_net(net, params.init(net.spec()), points().astype(np.float32), T_OF_SAMPLE, []).any()
+    assert not run_net(
+        net, params.init(net.spec()), points().astype(np.float32), T_OF_SAMPLE, []
+    ).any()
 
 
-@pytest.mark.parametrize("bad", [{"hidden": 7}, {"hidden": 2}, {"hidden": 8.0}, {"dim": 0}, {"layers": -1},
-                                 {"classes": -1}, {"classes": 2.5}, {"out": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"hidden": 7},
+        {"hidden": 2},
+        {"hidden": 8.0},
+        {"dim": 0},
+        {"layers": -1},
+        {"classes": -1},
+        {"classes": 2.5},
+        {"out": 0},
+    ],
+)
 def test_refuses_what_cannot_be_built(bad):
     with pytest.raises(InputError):
         MLP(**bad)

@@ -15,7 +15,9 @@ every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def answer(case, dtype=np.float64):
     """A case's arrays, an upstream gradient dy, and (y, gradients) for them."""
     arrays = {name: array.astype(dtype) for name, array in case.arrays().items()}
-    dy = np.asarray(normals(*np.shape(case.forward(SimpleNamespace(**arrays), [])), seed=7)).astype(dtype)
+    dy = np.asarray(normals(*np.shape(case.forward(SimpleNamespace(**arrays), [])), seed=7)).astype(
+        dtype
+    )
     return arrays, dy, case.run(arrays, dy)
 
 
@@ -24,14 +26,18 @@ def test_gradients(case):
     arrays, dy, (_, grads) = answer(case)
     assert set(grads) == set(arrays)
     for name in arrays:
+
         def f(value, name=name):
             return (dy * case.forward(SimpleNamespace(**(arrays | {name: value})), [])).sum()
+
         check_gradient(f, arrays[name], grads[name])
 
 
 @every_case
 def test_float32_stays_float32(case):
-    """Rounding 6e-8 an operation, a few hundred of them in a sum at most: 1e-4 of the largest entry."""
+    """Rounding 6e-8 an operation, a few hundred of them in a sum at most: 1e-4 of the largest
+    entry.
+    """
     _, _, (y, grads) = answer(case)
     _, _, (small, small_grads) = answer(case, np.float32)
     assert small.dtype == np.float32
@@ -78,21 +84,23 @@ def test_a_forgetting_tape_changes_nothing(case):
     assert np.array_equal(case.forward(SimpleNamespace(**arrays), Forget()), y)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith(("dropout", "mse"))])
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if not name.startswith(("dropout", "mse"))]
+)
 def test_a_batch_of_one(name):
     """Samples do not mix, and w's and b's gradients are sums over them."""
     case = CASES[name]
     arrays, dy, (y, grads) = answer(case)
     total = {}
     for i in range(len(y)):
-        one = {k: a if k in "wb" else a[i:i + 1] for k, a in arrays.items()}
-        y_one, grads_one = case.run(one, dy[i:i + 1])
-        near(y_one, y[i:i + 1])
+        one = {k: a if k in "wb" else a[i : i + 1] for k, a in arrays.items()}
+        y_one, grads_one = case.run(one, dy[i : i + 1])
+        near(y_one, y[i : i + 1])
         for k, grad in grads_one.items():
             if k in "wb":
                 total[k] = total.get(k, 0) + grad
             else:
-                near(grad, grads[k][i:i + 1])
+                near(grad, grads[k][i : i + 1])
     for k in total:
         near(total[k], grads[k])
 
@@ -114,9 +122,13 @@ def test_large_inputs_do_not_overflow(dtype):
 
 
 def test_groupnorm_of_a_far_mean_keeps_its_precision():
-    """Deviations of 1 about a mean of 1000, in float32: E x^2 - (E x)^2 would lose all but one digit."""
+    """Deviations of 1 about a mean of 1000, in float32: E x^2 - (E x)^2 would lose all but one
+    digit.
+    """
     x, p = normals(2, 8, 8, 4), SimpleNamespace(w=np.ones(4), b=np.zeros(4))
-    far = OPS.groupnorm((x + 1000).astype(np.float32), SimpleNamespace(w=p.w.astype("f"), b=p.b.astype("f")), 2, [])
+    far = OPS.groupnorm(
+        (x + 1000).astype(np.float32), SimpleNamespace(w=p.w.astype("f"), b=p.b.astype("f")), 2, []
+    )
     near(far, OPS.groupnorm(x, p, 2, []), rtol=1e-3)
 
 

@@ -20,7 +20,9 @@ def test_convolution_is_its_definition(options):
     assert y.shape[1:3] == tuple(len(range(0, n - k + 1, s)) for n in x.shape[1:3])
     for i in range(y.shape[1]):
         for j in range(y.shape[2]):
-            patch = np.einsum("buvc,uvco->bo", x[:, s * i:s * i + k, s * j:s * j + k], arrays["w"])
+            patch = np.einsum(
+                "buvc,uvco->bo", x[:, s * i : s * i + k, s * j : s * j + k], arrays["w"]
+            )
             near(y[:, i, j], patch + arrays["b"], rtol=1e-10)
 
 
@@ -67,8 +69,14 @@ def test_the_two_gradients_of_concat_may_be_written_to():
 
 
 def test_mse_is_a_weighted_mean_over_elements():
-    y, target, weight = normals(3, 4, seed=1), normals(3, 4, seed=2), np.array([[0.0], [1.0], [5.0]])
-    expected = sum(weight[i, 0] * (y[i, j] - target[i, j]) ** 2 for i in range(3) for j in range(4)) / 12
+    y, target, weight = (
+        normals(3, 4, seed=1),
+        normals(3, 4, seed=2),
+        np.array([[0.0], [1.0], [5.0]]),
+    )
+    expected = (
+        sum(weight[i, 0] * (y[i, j] - target[i, j]) ** 2 for i in range(3) for j in range(4)) / 12
+    )
     near(OPS.mse(y, target, weight, []), expected)
 
 
@@ -101,16 +109,25 @@ def weight_from_peer(array):
 
 # The peer normalised in 2 groups with 1e-6 (others miss its answer by more than 1e-5).
 PEERS = {
-    "linear": linear(4), "conv3x3_pad1": conv(3, 1, (1, 1)), "conv1x1": conv(1, 1, (0, 0)),
-    "conv3x3_stride2_pad1": conv(3, 2, (1, 1)), "conv3x3_stride2_padright": conv(3, 2, (0, 1)),
-    "groupnorm": norm(2, tol=1e-6), "silu": plain("silu", x=()), "softmax": plain("softmax", x=()),
+    "linear": linear(4),
+    "conv3x3_pad1": conv(3, 1, (1, 1)),
+    "conv1x1": conv(1, 1, (0, 0)),
+    "conv3x3_stride2_pad1": conv(3, 2, (1, 1)),
+    "conv3x3_stride2_padright": conv(3, 2, (0, 1)),
+    "groupnorm": norm(2, tol=1e-6),
+    "silu": plain("silu", x=()),
+    "softmax": plain("softmax", x=()),
     "upsample_nearest2": plain("upsample", x=()),
 }
 
 
 @pytest.mark.parametrize("name", PEERS)
 def test_the_peer_agrees(name, golden):
-    peer = {key.split("/")[1]: array for key, array in golden("torch_layers").items() if key.startswith(name + "/")}
+    peer = {
+        key.split("/")[1]: array
+        for key, array in golden("torch_layers").items()
+        if key.startswith(name + "/")
+    }
     convert = {k: weight_from_peer if k.endswith("w") else from_peer for k in peer}
     peer = {k: convert[k](array) for k, array in peer.items()}
     y, grads = PEERS[name].run({k: peer[k] for k in ("x", "w", "b") if k in peer}, peer["dy"])
@@ -121,7 +138,10 @@ def test_the_peer_agrees(name, golden):
 
 def test_the_peer_agrees_on_attention(golden):
     """Its one head is an axis of its own: (B, 1, N, d)."""
-    peer = {k: golden("torch_layers")[f"attention/{k}"][:, 0] for k in ("q", "k", "v", "y", "dy", "dq", "dk", "dv")}
+    peer = {
+        k: golden("torch_layers")[f"attention/{k}"][:, 0]
+        for k in ("q", "k", "v", "y", "dy", "dq", "dk", "dv")
+    }
     y, grads = attention(1).run({k: peer[k] for k in "qkv"}, peer["dy"])
     near(y, peer["y"], rtol=1e-10)
     for k, grad in grads.items():

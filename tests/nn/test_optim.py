@@ -1,4 +1,6 @@
-"""AdamW, EMA, clipping and the learning rate: the peer's answers, the formulas, and the seams of the blocks."""
+"""AdamW, EMA, clipping and the learning rate: the peer's answers, the formulas, and the seams of
+the blocks.
+"""
 
 import math
 
@@ -15,13 +17,16 @@ def vectors(size, count, dtype=np.float64):
     return [rng.standard_normal(size).astype(dtype) for _ in range(count)]
 
 
-# The peer's six steps: lr 0.01, decays 0.9 and 0.999, 1e-8; adamw's weight decay is 0.1 (all found by trial).
+# The peer's six steps: lr 0.01, decays 0.9 and 0.999, 1e-8; adamw's weight decay is 0.1 (all found
+# by trial).
 @pytest.mark.parametrize("name, weight_decay", [("adam", 0.0), ("adamw", 0.1)])
 def test_the_peer_agrees_at_every_step(name, weight_decay, golden):
     peer = golden("torch_layers")
     theta = peer[f"{name}/p0"].copy()
     m, v = np.zeros_like(theta), np.zeros_like(theta)
-    for step, (grad, expected) in enumerate(zip(peer[f"{name}/grads"], peer[f"{name}/p"], strict=True), start=1):
+    for step, (grad, expected) in enumerate(
+        zip(peer[f"{name}/grads"], peer[f"{name}/p"], strict=True), start=1
+    ):
         optim.adamw(theta, grad, m, v, step, lr=0.01, weight_decay=weight_decay)
         near(theta, expected, rtol=1e-10)
 
@@ -34,10 +39,13 @@ def test_the_first_step_is_lr_times_the_sign():
     """m_hat = grad and v_hat = grad^2 at step 1, whatever the gradient's size."""
     theta, m, v = np.zeros(3), np.zeros(3), np.zeros(3)
     optim.adamw(theta, np.array([1e4, -1.0, 1e-3]), m, v, 1, lr=0.1)
-    np.testing.assert_allclose(theta, [-0.1, 0.1, -0.1], rtol=2e-5)     # tol / grad = 1e-5 in the last
+    # tol / grad = 1e-5 in the last
+    np.testing.assert_allclose(theta, [-0.1, 0.1, -0.1], rtol=2e-5)
 
 
-@pytest.mark.parametrize("size", [1, optim.BLOCK - 1, optim.BLOCK, optim.BLOCK + 1, 2 * optim.BLOCK + 17])
+@pytest.mark.parametrize(
+    "size", [1, optim.BLOCK - 1, optim.BLOCK, optim.BLOCK + 1, 2 * optim.BLOCK + 17]
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_blocks_leave_no_seam(size, dtype, monkeypatch):
     def run():
@@ -50,7 +58,9 @@ def test_blocks_leave_no_seam(size, dtype, monkeypatch):
     blocked = run()
     monkeypatch.setattr(optim, "BLOCK", 1 << 30)
     before = vectors(size, 5, dtype)
-    for ours, whole, old in zip(blocked, run(), (before[0], before[2], before[3], before[4]), strict=True):
+    for ours, whole, old in zip(
+        blocked, run(), (before[0], before[2], before[3], before[4]), strict=True
+    ):
         assert ours.dtype == dtype
         assert np.array_equal(ours, whole)
         assert np.mean(ours != old) > 0.99, "a part was left out"
@@ -63,10 +73,19 @@ def test_the_gradient_is_left_alone():
     assert np.array_equal(grad, before)
 
 
-@pytest.mark.parametrize("step, decay, d", [
-    (1, 0.995, 2 / 11), (2, 0.995, 3 / 12), (90, 0.995, 91 / 100), (1790, 0.995, 1791 / 1800), (1791, 0.995, 0.995),
-    (10**6, 0.995, 0.995), (1, 0.1, 0.1), (5, 0.0, 0.0),
-])
+@pytest.mark.parametrize(
+    "step, decay, d",
+    [
+        (1, 0.995, 2 / 11),
+        (2, 0.995, 3 / 12),
+        (90, 0.995, 91 / 100),
+        (1790, 0.995, 1791 / 1800),
+        (1791, 0.995, 0.995),
+        (10**6, 0.995, 0.995),
+        (1, 0.1, 0.1),
+        (5, 0.0, 0.0),
+    ],
+)
 def test_ema_warms_up(step, decay, d):
     ema, theta = vectors(20, 2)
     expected = d * ema + (1 - d) * theta
@@ -103,7 +122,9 @@ def test_clipping_keeps_float32():
     assert abs(float(np.linalg.norm(grad)) - 1) < 1e-6
 
 
-@pytest.mark.parametrize("steps, warmup", [(1, 0), (10, 0), (10, 3), (2000, 100), (10, 10), (10, 20)])
+@pytest.mark.parametrize(
+    "steps, warmup", [(1, 0), (10, 0), (10, 3), (2000, 100), (10, 10), (10, 20)]
+)
 @pytest.mark.parametrize("decay", ["cosine", "constant"])
 def test_learning_rate_rises_straight_and_falls_as_a_half_cosine(steps, warmup, decay):
     rates = [optim.learning_rate(step, steps, 0.3, warmup, decay) for step in range(1, steps + 1)]

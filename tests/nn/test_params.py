@@ -13,13 +13,23 @@ from tinyddpm.nn.unet import UNet
 
 SPEC = {
     "first": params.linear(2, 3),
-    "blocks": [{"conv": params.conv(3, 2, 4), "short": None}, {"conv": params.conv(1, 4, 2), "short": params.norm(5)}],
+    "blocks": [
+        {"conv": params.conv(3, 2, 4), "short": None},
+        {"conv": params.conv(1, 4, 2), "short": params.norm(5)},
+    ],
     "last": params.linear(3, 2, gain=0.0),
 }
 NAMES = {
-    "first.w": (2, 3), "first.b": (3,), "blocks.0.conv.w": (3, 3, 2, 4), "blocks.0.conv.b": (4,),
-    "blocks.1.conv.w": (1, 1, 4, 2), "blocks.1.conv.b": (2,), "blocks.1.short.w": (5,), "blocks.1.short.b": (5,),
-    "last.w": (3, 2), "last.b": (2,),
+    "first.w": (2, 3),
+    "first.b": (3,),
+    "blocks.0.conv.w": (3, 3, 2, 4),
+    "blocks.0.conv.b": (4,),
+    "blocks.1.conv.w": (1, 1, 4, 2),
+    "blocks.1.conv.b": (2,),
+    "blocks.1.short.w": (5,),
+    "blocks.1.short.b": (5,),
+    "last.w": (3, 2),
+    "last.b": (2,),
 }
 
 
@@ -43,7 +53,7 @@ def test_views_are_windows_in_the_same_order():
         expected = np.arange(offset, offset + node.size)
         assert np.array_equal(node.ravel(), expected), name
         node += 1
-        assert np.array_equal(flat[offset:offset + node.size], expected + 1), name
+        assert np.array_equal(flat[offset : offset + node.size], expected + 1), name
         offset += node.size
     assert offset == flat.size
 
@@ -55,16 +65,21 @@ def test_a_vector_of_another_size_is_refused(shape):
         params.views(SPEC, np.zeros(shape))
 
 
-@pytest.mark.parametrize("spec, fan", [
-    ({"linear": params.linear(200, 300)}, 250), ({"conv": params.conv(3, 40, 80)}, 9 * 60),
-    ({"conv": params.conv(1, 300, 100)}, 200), ({"half": params.linear(200, 300, gain=0.5)}, 500),
-])
+@pytest.mark.parametrize(
+    "spec, fan",
+    [
+        ({"linear": params.linear(200, 300)}, 250),
+        ({"conv": params.conv(3, 40, 80)}, 9 * 60),
+        ({"conv": params.conv(1, 300, 100)}, 200),
+        ({"half": params.linear(200, 300, gain=0.5)}, 500),
+    ],
+)
 def test_first_weights_are_uniform_with_variance_gain_over_mean_fan(spec, fan):
     """Each of the four cases draws 3 tests: false alarms below 1.2e-5 in all."""
     n = next(math.prod(param.shape) for _, param in params.named(spec))
     theta = params.init(spec, seed=5)
     w, b = theta[:n].astype(np.float64), theta[n:]
-    bound = math.sqrt(3 / fan)          # a uniform's variance is bound^2 / 3
+    bound = math.sqrt(3 / fan)  # a uniform's variance is bound^2 / 3
     assert theta.dtype == np.float32
     assert np.abs(w).max() <= bound * (1 + 1e-7)
     assert not b.any()
@@ -97,4 +112,10 @@ def test_the_unets_spec_gives_every_name_once():
     net = UNet()
     names = [name for name, _ in params.named(net.spec())]
     assert len(set(names)) == len(names)
-    assert {"time1.w", "conv_in.b", "down.0.blocks.1.norm2.w", "mid.first.attention.q.w", "up.0.sample.w"} <= set(names)
+    assert {
+        "time1.w",
+        "conv_in.b",
+        "down.0.blocks.1.norm2.w",
+        "mid.first.attention.q.w",
+        "up.0.sample.w",
+    } <= set(names)

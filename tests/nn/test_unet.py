@@ -26,10 +26,15 @@ def peer_net(config):
     """Our settings for the peer's configuration."""
     base = config["block_out_channels"][0]
     return UNet(
-        channels=config["in_channels"], base=base, mults=tuple(c // base for c in config["block_out_channels"]),
-        blocks=config["layers_per_block"], attention=tuple("Attn" in kind for kind in config["down_block_types"]),
-        groups=config["norm_num_groups"], pad={0: "right", 1: "both"}[config["downsample_padding"]],
-        tol=config["norm_eps"])
+        channels=config["in_channels"],
+        base=base,
+        mults=tuple(c // base for c in config["block_out_channels"]),
+        blocks=config["layers_per_block"],
+        attention=tuple("Attn" in kind for kind in config["down_block_types"]),
+        groups=config["norm_num_groups"],
+        pad={0: "right", 1: "both"}[config["downsample_padding"]],
+        tol=config["norm_eps"],
+    )
 
 
 @pytest.mark.parametrize("name", ["diffusers_unet_tiny", "diffusers_unet_cifar_shape"])
@@ -42,7 +47,7 @@ def test_output_and_every_gradient_agree_with_the_peer(name, golden):
     for ours, param in params.named(spec):
         value = from_peer(peer[f"param/{peer_name(ours)}"])
         assert value.shape == param.shape, ours
-        flat[offset:offset + value.size] = value.ravel()
+        flat[offset : offset + value.size] = value.ravel()
         offset += value.size
         names.append(peer_name(ours))
     assert sorted(f"param/{n}" for n in names) == sorted(k for k in peer if k.startswith("param/"))
@@ -64,9 +69,10 @@ def test_output_and_every_gradient_agree_with_the_peer(name, golden):
     for (ours, param), theirs in zip(params.named(spec), names):
         size = int(np.prod(param.shape))
         expected = from_peer(peer[f"grad/{theirs}"])
-        ours_grad = grad[offset:offset + size].reshape(param.shape)
+        ours_grad = grad[offset : offset + size].reshape(param.shape)
         offset += size
-        # a key's bias moves every score of a row alike, so its true gradient is 0 and both sides hold rounding
+        # a key's bias moves every score of a row alike, so its true gradient is 0 and both sides
+        # hold rounding
         scale = largest if np.abs(expected).max() < 1e-12 * largest else np.abs(expected).max()
         assert np.abs(ours_grad - expected).max() <= 1e-5 * scale, (ours, theirs)
 
@@ -82,11 +88,23 @@ NETS = {
     "one level": UNet(**SMALL, mults=(1,), attention=(False,)),
     "one level, attention": UNet(**SMALL, mults=(1,), attention=(True,), heads=2, channels=3),
     "two levels, pad both": UNet(**SMALL, mults=(1, 2), attention=(False, False), pad="both"),
-    "two levels, two blocks, heads": UNet(**(SMALL | {"blocks": 2}), mults=(1, 2), attention=(True, True), heads=2),
-    "two levels, wide first": UNet(**SMALL, mults=(2, 1), attention=(True, False), channels=2, out=5),
-    "three levels": UNet(**SMALL, mults=(1, 2, 1), attention=(False, True, False), channels=3, out=6),
-    "three levels, groups of one": UNet(**(SMALL | {"groups": 4}), mults=(1, 1, 3), attention=(True, False, True),
-                                        pad="both", heads=4, tol=1e-3),
+    "two levels, two blocks, heads": UNet(
+        **(SMALL | {"blocks": 2}), mults=(1, 2), attention=(True, True), heads=2
+    ),
+    "two levels, wide first": UNet(
+        **SMALL, mults=(2, 1), attention=(True, False), channels=2, out=5
+    ),
+    "three levels": UNet(
+        **SMALL, mults=(1, 2, 1), attention=(False, True, False), channels=3, out=6
+    ),
+    "three levels, groups of one": UNet(
+        **(SMALL | {"groups": 4}),
+        mults=(1, 1, 3),
+        attention=(True, False, True),
+        pad="both",
+        heads=4,
+        tol=1e-3,
+    ),
 }
 every_net = pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 T_OF_SAMPLE = np.array([1, 400, 1000])
@@ -95,7 +113,9 @@ T_OF_SAMPLE = np.array([1, 400, 1000])
 def images(net, batch=3):
     """Not square, and odd at the coarsest level."""
     factor = 2 ** (len(net.mults) - 1)
-    return np.random.Generator(np.random.PCG64(2)).standard_normal((batch, 3 * factor, factor, net.channels))
+    return np.random.Generator(np.random.PCG64(2)).standard_normal(
+        (batch, 3 * factor, factor, net.channels)
+    )
 
 
 @every_net
@@ -138,16 +158,31 @@ def test_dropout_is_asked_once_a_block_with_its_shape():
     def drop(shape, dtype):
         asked.append(shape)
         return np.ones(shape, dtype)
+
     theta, x = random_theta(net), images(net)
     dropped = run_net(net, theta, x, T_OF_SAMPLE, [], drop)
     assert np.array_equal(dropped, run_net(net, theta, x, T_OF_SAMPLE, []))
-    sides = [(12, 4), (6, 2), (3, 1), (3, 1), (3, 1), (3, 1), (3, 1), (6, 2), (6, 2), (12, 4), (12, 4)]
+    sides = [
+        (12, 4),
+        (6, 2),
+        (3, 1),
+        (3, 1),
+        (3, 1),
+        (3, 1),
+        (3, 1),
+        (6, 2),
+        (6, 2),
+        (12, 4),
+        (12, 4),
+    ]
     widths = [4, 8, 4, 4, 4, 4, 4, 8, 8, 4, 4]
     assert asked == [(3, *side, width) for side, width in zip(sides, widths, strict=True)]
 
 
 def test_every_norm_and_attention_gets_the_nets_settings():
-    """The peer's files have one head and the default tol, so these are watched on their way to the operations."""
+    """The peer's files have one head and the default tol, so these are watched on their way to the
+    operations.
+    """
     net, seen = NETS["three levels, groups of one"], []
 
     class Watched(Ops):
@@ -160,16 +195,18 @@ def test_every_norm_and_attention_gets_the_nets_settings():
             return super().attention(q, k, v, heads, tape)
 
     run_net(net, random_theta(net), images(net), T_OF_SAMPLE, [], ops=Watched())
-    blocks, attending = 3 + 2 + 6, 2 + 1 + 4        # down, middle and up
+    blocks, attending = 3 + 2 + 6, 2 + 1 + 4  # down, middle and up
     assert seen.count(("attention", 4)) == attending
     assert seen.count(("norm", 4, 1e-3)) == 2 * blocks + attending + 1
     assert set(seen) == {("attention", 4), ("norm", 4, 1e-3)}
 
 
 def test_every_parameter_matters():
-    """With random theta no parameter's gradient is 0 throughout, but for what softmax or a norm takes off again.
+    """With random theta no parameter's gradient is 0 throughout, but for what softmax or a norm
+    takes off again.
 
-    The bias of a key moves a row's scores alike; a bias before a norm of groups of one channel is its mean.
+    The bias of a key moves a row's scores alike; a bias before a norm of groups of one channel is
+    its mean.
     """
     for net in NETS.values():
         if net.groups == net.base:
@@ -182,21 +219,41 @@ def test_every_parameter_matters():
         for name, param in params.named(net.spec()):
             size = int(np.prod(param.shape))
             if not name.endswith("attention.k.b"):
-                assert np.abs(grad[offset:offset + size]).max() > 1e-12 * np.abs(grad).max(), name
+                assert np.abs(grad[offset : offset + size]).max() > 1e-12 * np.abs(grad).max(), name
             offset += size
 
 
-@pytest.mark.parametrize("bad, words", [
-    ({"mults": (), "attention": ()}, "level"), ({"blocks": 0}, "blocks"), ({"blocks": -1}, "blocks"),
-    ({"channels": 0}, "channels"), ({"heads": 0}, "heads"), ({"groups": 0}, "groups"), ({"out": 0}, "out"),
-    ({"mults": (1, 1.5)}, "whole"), ({"mults": (1, 0)}, "mults"), ({"mults": (1, -2)}, "mults"),
-    ({"base": 32.0}, "whole"), ({"blocks": 2.0}, "whole"), ({"heads": 1.0}, "whole"), ({"channels": 1.0}, "whole"),
-    ({"attention": (True,)}, "attention"), ({"attention": (True, False, True)}, "attention"),
-    ({"base": 7, "groups": 1}, "even"), ({"base": 2, "groups": 1}, "at least 4"),
-    ({"groups": 5}, "groups"), ({"base": 12, "mults": (2, 4), "groups": 8}, "groups"),
-    ({"heads": 3}, "heads"), ({"heads": 3, "attention": (False, False)}, "heads"),
-    ({"classes": -1}, "classes"), ({"classes": 1.0}, "classes"), ({"pad": "left"}, "pad"), ({"pad": None}, "pad"),
-])
+@pytest.mark.parametrize(
+    "bad, words",
+    [
+        ({"mults": (), "attention": ()}, "level"),
+        ({"blocks": 0}, "blocks"),
+        ({"blocks": -1}, "blocks"),
+        ({"channels": 0}, "channels"),
+        ({"heads": 0}, "heads"),
+        ({"groups": 0}, "groups"),
+        ({"out": 0}, "out"),
+        ({"mults": (1, 1.5)}, "whole"),
+        ({"mults": (1, 0)}, "mults"),
+        ({"mults": (1, -2)}, "mults"),
+        ({"base": 32.0}, "whole"),
+        ({"blocks": 2.0}, "whole"),
+        ({"heads": 1.0}, "whole"),
+        ({"channels": 1.0}, "whole"),
+        ({"attention": (True,)}, "attention"),
+        ({"attention": (True, False, True)}, "attention"),
+        ({"base": 7, "groups": 1}, "even"),
+        ({"base": 2, "groups": 1}, "at least 4"),
+        ({"groups": 5}, "groups"),
+        ({"base": 12, "mults": (2, 4), "groups": 8}, "groups"),
+        ({"heads": 3}, "heads"),
+        ({"heads": 3, "attention": (False, False)}, "heads"),
+        ({"classes": -1}, "classes"),
+        ({"classes": 1.0}, "classes"),
+        ({"pad": "left"}, "pad"),
+        ({"pad": None}, "pad"),
+    ],
+)
 def test_a_net_that_cannot_be_built_is_refused(bad, words):
     with pytest.raises(InputError, match=words):
         UNet(**bad)

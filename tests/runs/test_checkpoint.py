@@ -88,7 +88,8 @@ def test_another_version_is_named(tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(InputError, match="version 99; this program reads version 2"):
         checkpoint.load(tmp_path / "c.npz")
-    np.savez(tmp_path / "first.npz", meta=np.array('{"version": 1}'), **ARRAYS)     # how version 1 was written
+    # how version 1 was written
+    np.savez(tmp_path / "first.npz", meta=np.array('{"version": 1}'), **ARRAYS)
     with pytest.raises(InputError, match="version 1; this program reads version 2"):
         checkpoint.load(tmp_path / "first.npz")
 
@@ -143,7 +144,9 @@ def test_the_newest_whole_checkpoint_is_found_and_the_user_is_told(tmp_path):
 
 
 def test_the_newest_whole_one_is_never_deleted_for_damaged_ones(tmp_path):
-    """Set back from step 8 to step 4, a run forgets what it had after step 4, and no damaged file displaces a whole."""
+    """Set back from step 8 to step 4, a run forgets what it had after step 4, and no damaged file
+    displaces a whole.
+    """
     save(tmp_path, 2, 4, 6, 8, keep=4)
     damage(tmp_path / checkpoint.NAME)
     damage(tmp_path / "checkpoint-6.npz")
@@ -174,7 +177,9 @@ class Dead(BaseException):
 
 
 def die_at(monkeypatch, count):
-    """Let the process die just before its `count`-th change of the disk: from there on nothing it does has effect."""
+    """Let the process die just before its `count`-th change of the disk: from there on nothing it
+    does has effect.
+    """
     left = [count]
 
     def mortal(real):
@@ -191,7 +196,9 @@ def die_at(monkeypatch, count):
 
 @pytest.mark.parametrize("links", [True, False])
 def test_wherever_a_save_dies_a_whole_checkpoint_is_found(tmp_path, monkeypatch, links):
-    """Before each change of the disk in turn; afterwards the old or the new one loads, and the run can go on."""
+    """Before each change of the disk in turn; afterwards the old or the new one loads, and the run
+    can go on.
+    """
     for count in range(1, 30):
         folder = tmp_path / str(count)
         folder.mkdir()
@@ -210,7 +217,8 @@ def test_wherever_a_save_dies_a_whole_checkpoint_is_found(tmp_path, monkeypatch,
         save(folder, 6)
         assert names(folder) == ["checkpoint-4.npz", "checkpoint.npz"]
         if not died:
-            assert count > 5        # fsync, link or rename, rename, fsync and an old one's deletion: five at least
+            # fsync, link or rename, rename, fsync and an old one's deletion: five at least
+            assert count > 5
             return
     raise AssertionError("it never got through")
 
@@ -254,7 +262,9 @@ def test_the_log_drops_what_came_after_the_checkpoint(tmp_path):
     b'{"a":' * 700 + b"\n", b'\xef\xbb\xbf{"step": 2, "loss": 0.5}\n',
     b'{"step": 2, "loss": 0.5' + b" " * runlog.LINE + b"}\n"])
 def test_a_line_that_is_no_record_is_passed_over(tmp_path, odd):
-    """Deep, long, not finite, of the wrong kind, twice: what stands before and after it is still read."""
+    """Deep, long, not finite, of the wrong kind, twice: what stands before and after it is still
+    read.
+    """
     (tmp_path / runlog.NAME).write_bytes(odd + b"\n" + line(1).encode() + odd + b"\n" + line(3).encode())
     assert [record["step"] for record in runlog.read(tmp_path)] == [1, 3]
     runlog.RunLog(tmp_path, 3).close()

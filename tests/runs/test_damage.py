@@ -1,4 +1,6 @@
-"""A checkpoint that was damaged, cut, or made by someone else: noticed, or without effect; nothing in between."""
+"""A checkpoint that was damaged, cut, or made by someone else: noticed, or without effect; nothing
+in between.
+"""
 
 import io
 import json
@@ -28,7 +30,8 @@ def small(tmp_path):
 
 
 def harmless(path):
-    """Whether what is loaded is what was saved, to the bit; InputError where the damage is noticed."""
+    """Whether what is loaded is what was saved, to the bit; InputError where the damage is noticed.
+    """
     arrays, meta = checkpoint.load(path)
     return meta == {"version": checkpoint.VERSION, **META} and set(arrays) == set(ARRAYS) and all(
         arrays[name].dtype == array.dtype and np.array_equal(arrays[name], array) for name, array in ARRAYS.items())
@@ -106,7 +109,8 @@ def test_names_that_no_checkpoint_has_are_refused(small, name):
     content = list(members(small).items())
     write(small, [*content, ("q" * len(name.encode()), npy(np.zeros(2)))])
     raw = small.read_bytes()
-    small.write_bytes(raw.replace(b"q" * len(name.encode()), name.encode()))      # zipfile would not write them all
+    # zipfile would not write them all
+    small.write_bytes(raw.replace(b"q" * len(name.encode()), name.encode()))
     with pytest.raises(InputError, match="holds a member named"):
         checkpoint.load(small)
 
@@ -119,7 +123,9 @@ def test_two_members_of_one_name_are_refused(small):
 
 
 def test_nothing_is_unpacked(small):
-    """A gigabyte of zeros deflates to a megabyte; what is not compressed cannot be larger than its file."""
+    """A gigabyte of zeros deflates to a megabyte; what is not compressed cannot be larger than its
+    file.
+    """
     write(small, members(small).items(), zipfile.ZIP_DEFLATED)
     with pytest.raises(InputError, match="compressed"):
         checkpoint.load(small)
@@ -136,7 +142,8 @@ def test_what_headers_claim_is_held_against_the_files_size(small):
     checkpoint.save(small, ARRAYS, META)
     raw = bytearray(small.read_bytes())
     at = raw.rindex(b"PK\1\2")
-    struct.pack_into("<II", raw, at + 20, 10**9, 10**9)         # the compressed and the real size of the last member
+    # the compressed and the real size of the last member
+    struct.pack_into("<II", raw, at + 20, 10**9, 10**9)
     small.write_bytes(raw)
     with pytest.raises(InputError, match="claim more than the file holds"):
         checkpoint.load(small)

@@ -105,7 +105,8 @@ assert {name for name in contents("whole")} == set(before)
 print("done")
 """
 
-# On a disk of 256 KB: saves of ever more numbers, until one no longer fits; then the log, until it does not either.
+# On a disk of 256 KB: saves of ever more numbers, until one no longer fits; then the log, until it
+# does not either.
 FILLS = """
 count = 100
 with contextlib.suppress(TinyDDPMError):

@@ -1,4 +1,6 @@
-"""Runs that are killed, interrupted, started twice or diverge: nothing is lost, and one clear line says what is."""
+"""Runs that are killed, interrupted, started twice or diverge: nothing is lost, and one clear line
+says what is.
+"""
 
 import contextlib
 import os
@@ -32,7 +34,8 @@ run.train(data.load("digits").x, out=folder, backend=backend, **SMALL,
           progress=lambda record: record["step"] == last and os.kill(os.getpid(), signal.SIGKILL))
 """
 
-# The command line with a sampler that says when it is at work and works on for a minute; or whose threads hang.
+# The command line with a sampler that says when it is at work and works on for a minute; or whose
+# threads hang.
 ENDLESS = """
 import sys, time
 from concurrent.futures import ThreadPoolExecutor
@@ -78,7 +81,9 @@ def contents(folder):
 
 @pytest.mark.parametrize("backend, last", [("numpy", 3), ("numpy", 5), ("numpy", 8), ("numba", 7)])
 def test_a_killed_run_ends_with_the_same_bytes(tmp_path, backend, last):
-    """SIGKILL before the first checkpoint, after it and on it; weights, EMA, moments, log and samples, bit for bit."""
+    """SIGKILL before the first checkpoint, after it and on it; weights, EMA, moments, log and
+    samples, bit for bit.
+    """
     if backend == "numba":
         pytest.importorskip("numba")
     digits, whole, parts = data.load("digits").x, tmp_path / "whole", tmp_path / "parts"
@@ -113,7 +118,8 @@ def test_the_command_line_tells_of_damage_in_one_line(tmp_path, monkeypatch, cap
     (tmp_path / "r" / checkpoint.NAME).write_bytes(b"damaged")
     capsys.readouterr()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("warnings.filters", [("default", None, Warning, None, 0)])        # as outside of pytest
+        # as outside of pytest
+        patch.setattr("warnings.filters", [("default", None, Warning, None, 0)])
         assert cli.main(["train", "--resume", "r"]) == 0
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and err.startswith("tinyddpm: r/checkpoint.npz is not a readable checkpoint")
@@ -155,7 +161,8 @@ def test_the_command_line_refuses_a_locked_run_with_exit_code_2(tmp_path, monkey
     with lock.hold("r"):
         assert cli.main(["train", "--resume", "r"]) == 2
         assert capsys.readouterr().err == "tinyddpm: r is in use: another process trains there\n"
-        assert cli.main(["sample", "r", "--n", "2", "--steps", "2"]) == 0           # which only reads
+        # which only reads
+        assert cli.main(["sample", "r", "--n", "2", "--steps", "2"]) == 0
     assert before.items() <= contents(tmp_path / "r").items() and cli.main(["train", "--resume", "r"]) == 0
 
 
@@ -168,7 +175,9 @@ def test_the_lock_is_given_back_after_a_failure(tmp_path):
 
 @pytest.mark.skipif(lock.fcntl is None, reason="the lock's file stays on this system")
 def test_a_lock_whose_file_its_holder_just_deleted_is_none(tmp_path, monkeypatch):
-    """Between our open and our lock the first holder leaves and a third process comes: it has the lock, not we."""
+    """Between our open and our lock the first holder leaves and a third process comes: it has the
+    lock, not we.
+    """
     real, stack = lock.fcntl.flock, contextlib.ExitStack()
 
     def late(file, how):
@@ -187,7 +196,9 @@ def test_a_lock_whose_file_its_holder_just_deleted_is_none(tmp_path, monkeypatch
 @pytest.mark.parametrize("how, argv", [("work", ["sample", "r"]), ("hang", ["eval", "r"]),
                                        ("work", ["train", "--resume", "r"])])
 def test_an_interrupted_command_ends_with_one_line(tmp_path, monkeypatch, number, how, argv):
-    """While it samples, be it that its threads cannot be stopped; train while it draws what is trained and saved."""
+    """While it samples, be it that its threads cannot be stopped; train while it draws what is
+    trained and saved.
+    """
     monkeypatch.chdir(tmp_path)
     td.train(data.load("moons").x, 1, out="r", net=td.MLP(hidden=8, layers=1), meta={
         "data": {"spec": "moons", "holdout": 0, "range": None, "restore": [-1, 1]}})

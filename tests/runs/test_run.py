@@ -1,4 +1,5 @@
-"""Runs: the same bits however often they are stopped, and learning that beats a fixed, honest bar."""
+"""Runs: the same bits however often they are stopped, and learning that beats a fixed, honest bar.
+"""
 
 import json
 
@@ -33,7 +34,8 @@ def contents(folder):
 
 @pytest.mark.parametrize("stops", [[1], [3], [4], [5], [8], [2, 1, 4]])
 def test_a_resumed_run_ends_with_the_same_bytes(tmp_path, digits, stops):
-    """Weights, average, moments, log: every file of the folder, at stops on and off a checkpoint."""
+    """Weights, average, moments, log: every file of the folder, at stops on and off a checkpoint.
+    """
     td.train(digits.x, out=tmp_path / "whole", **SMALL)
     td.train(digits.x, out=tmp_path / "parts", stop=stop_after(stops[0]), **SMALL)
     for steps in stops[1:]:
@@ -43,7 +45,9 @@ def test_a_resumed_run_ends_with_the_same_bytes(tmp_path, digits, stops):
 
 
 def test_a_run_that_died_between_checkpoints_resumes_to_the_same_bytes(tmp_path, digits):
-    """What SIGKILL leaves: a checkpoint from before, a log that goes on after it and ends in half a line."""
+    """What SIGKILL leaves: a checkpoint from before, a log that goes on after it and ends in half a
+    line.
+    """
     td.train(digits.x, out=tmp_path / "whole", **SMALL)
 
     class Killed(BaseException):
@@ -85,18 +89,22 @@ def test_the_loaded_model_is_the_trained_one(tmp_path, digits):
     loaded = td.load(tmp_path / "r")
     x = td.normal((3, 8, 8, 1))
     assert np.array_equal(trained(x, 5), loaded(x, 5)) and loaded.shape == (8, 8, 1)
-    assert np.abs(loaded(x, 5) - loaded(x, np.full(3, 5))).max() < 1e-5       # one product of another shape
+    # one product of another shape
+    assert np.abs(loaded(x, 5) - loaded(x, np.full(3, 5))).max() < 1e-5
     assert loaded.schedule.T == 1000 and loaded.meta["step"] == 9
 
 
 @pytest.mark.parametrize("target", ["eps", "x0", "v"])
 def test_a_model_says_the_same_in_every_target(digits, target):
-    """eps_hat and x0_hat of one output fit x_t: sqrt(alpha_bar) x0_hat + sqrt(1 - alpha_bar) eps_hat = x_t."""
+    """eps_hat and x0_hat of one output fit x_t: sqrt(alpha_bar) x0_hat + sqrt(1 - alpha_bar)
+    eps_hat = x_t.
+    """
     model = td.train(digits.x, target=target, **SMALL)
     x = td.normal((3, 8, 8, 1)).astype(np.float64)
     for t in (1, 500, 1000):
         back = td.q_sample(model.schedule, model.x0_hat(x, t), t, model(x, t))
-        # the division by sqrt(alpha_bar_T) = 0.0064 or sqrt(1 - alpha_bar_1) = 0.01 magnifies rounding by 160
+        # the division by sqrt(alpha_bar_T) = 0.0064 or sqrt(1 - alpha_bar_1) = 0.01 magnifies
+        # rounding by 160
         assert np.abs(back - x).max() < 1e4 * np.finfo(np.float64).eps
 
 
@@ -108,7 +116,9 @@ def test_zero_terminal_snr_trains_and_samples(digits):
 
 
 def test_samples_do_not_depend_on_how_many_are_drawn(digits):
-    """Sample i depends on (seed, i): float32 rounding of a matrix product may differ with its size, no more."""
+    """Sample i depends on (seed, i): float32 rounding of a matrix product may differ with its size,
+    no more.
+    """
     model = td.train(digits.x, **SMALL)
     many, few = td.sample(model, 5, steps=4), td.sample(model, 2, steps=4)
     assert np.abs(many[:2] - few).max() < 1e-4
@@ -173,10 +183,12 @@ def test_the_log_is_json_lines_without_repeats(tmp_path, digits):
 
 
 def test_ten_seconds_of_training_beat_the_honest_bar():
-    """A point cloud learnt in seconds: no single Gaussian, however well fitted, comes near, and nothing is copied.
+    """A point cloud learnt in seconds: no single Gaussian, however well fitted, comes near, and
+    nothing is copied.
 
-    1-NN accuracy says how easily fakes are told from held-out points (0.5 = not at all); the Gaussian with the
-    fitted points' mean and covariance gets 0.86, and the fixed bar of 0.75 stands half way to what we measured.
+    1-NN accuracy says how easily fakes are told from held-out points (0.5 = not at all); the
+    Gaussian with the fitted points' mean and covariance gets 0.86, and the fixed bar of 0.75 stands
+    half way to what we measured.
     """
     fit, held = data.split(data.load("moons"), 0.5)
     model = td.train(fit.x, steps=1500, batch=256, net=td.MLP(hidden=64), target="v", schedule=td.cosine(1000))

@@ -1,4 +1,6 @@
-"""What the tests of the bound share: exact expectations over Gaussian data, by quadrature and by hand."""
+"""What the tests of the bound share: exact expectations over Gaussian data, by quadrature and by
+hand.
+"""
 
 from itertools import product
 
@@ -9,9 +11,11 @@ from tinyddpm import exact, schedule
 
 
 def expectation(f, mean, var):
-    """E f(x0, eps) for x0 ~ N(mean, var) and eps ~ N(0, 1), f: (9, 1), (9, 1) -> (9, ...), along the first axis.
+    """E f(x0, eps) for x0 ~ N(mean, var) and eps ~ N(0, 1), f: (9, 1), (9, 1) -> (9, ...), along
+    the first axis.
 
-    Three Gauss-Hermite nodes each are exact for polynomials up to degree five; a bound's term is one of degree two.
+    Three Gauss-Hermite nodes each are exact for polynomials up to degree five; a bound's term is
+    one of degree two.
     """
     z, weight = np.polynomial.hermite_e.hermegauss(3)
     grid = np.array(list(product(z, z)))
@@ -20,17 +24,24 @@ def expectation(f, mean, var):
 
 
 def expected_terms(s, var, variance):
-    """E L_T and E [L_0, ..., L_{T-1}] in nats for x0 ~ N(0, var), no bins, the optimal x0_hat, from beta alone.
+    """E L_T and E [L_0, ..., L_{T-1}] in nats for x0 ~ N(0, var), no bins, the optimal x0_hat, from
+    beta alone.
 
-    The error of x0_hat is the posterior's variance, var (1 - alpha_bar) / (alpha_bar var + 1 - alpha_bar).
+    The error of x0_hat is the posterior's variance, var (1 - alpha_bar) / (alpha_bar var + 1 -
+    alpha_bar).
     """
     beta, _, alpha_bar = tables(s)
     miss = var * (1 - alpha_bar[1:]) / (alpha_bar[1:] * var + 1 - alpha_bar[1:])
-    var_q, weight = beta_tilde(s)[1:], (np.sqrt(alpha_bar[:-1]) * beta[1:] / (1 - alpha_bar[1:]))[1:]
+    var_q, weight = (
+        beta_tilde(s)[1:],
+        (np.sqrt(alpha_bar[:-1]) * beta[1:] / (1 - alpha_bar[1:]))[1:],
+    )
     var_p = beta[2:] if variance == "beta" else var_q
     decoder = 0.5 * (np.log(2 * np.pi * beta[1]) + miss[0] / beta[1])
     terms = 0.5 * (np.log(var_p / var_q) + var_q / var_p - 1 + weight**2 * miss[1:] / var_p)
-    return 0.5 * (alpha_bar[-1] * var - alpha_bar[-1] - np.log(1 - alpha_bar[-1])), np.array([decoder, *terms])
+    return 0.5 * (alpha_bar[-1] * var - alpha_bar[-1] - np.log(1 - alpha_bar[-1])), np.array(
+        [decoder, *terms]
+    )
 
 
 def entropy(var):
@@ -39,7 +50,9 @@ def entropy(var):
 
 
 def even_log_snr(T):
-    """A schedule whose log SNR falls in equal steps from 8 to -12, whatever T: more steps are finer, not earlier."""
+    """A schedule whose log SNR falls in equal steps from 8 to -12, whatever T: more steps are
+    finer, not earlier.
+    """
     log_snr = np.concatenate([[np.inf], np.linspace(8, -12, T)])
     return schedule.from_alpha_bar(1 / (1 + np.exp(-log_snr)))
 

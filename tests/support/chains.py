@@ -14,8 +14,10 @@ def with_options(sampler, **options):
 
 def without_noise(sampler, **options):
     """A deterministic sampler, called as one that draws: it has no use for a seed or noise."""
+
     def run(*arguments, seed=0, noise=None, first_sample=0, **more):
         return sampler(*arguments, **options, **more)
+
     return run
 
 
@@ -34,14 +36,16 @@ SAMPLERS = DETERMINISTIC | {
     "ddim, all steps, eta 1": with_options(ddim, steps=10**6, eta=1.0),
     "langevin, 7 steps": with_options(langevin, steps=7, corrections=2, variance="beta"),
 }
-DRAWS = 3       # how many z a sampler may ask for at one t: the predictor's, and two of the corrector's
+# how many z a sampler may ask for at one t: the predictor's, and two of the corrector's
+DRAWS = 3
 
 
 def push_gaussian(sampler, denoise, s, d=1):
-    """Mean (d,) and covariance (d, d) of each x_t, by t, when x_T and all z are N(0, I) and denoise is affine.
+    """Mean (d,) and covariance (d, d) of each x_t, by t, when x_T and all z are N(0, I) and denoise
+    is affine.
 
-    No draw is made: a batch holds the origin and one unit vector for each component of x_T and of every z,
-    so that the sampler's own affine map is read off its outputs.
+    No draw is made: a batch holds the origin and one unit vector for each component of x_T and of
+    every z, so that the sampler's own affine map is read off its outputs.
     """
     xT = np.zeros((1 + d + d * DRAWS * (s.T + 1), d))
     xT[1 : 1 + d] = np.eye(d)
@@ -63,19 +67,27 @@ def push_gaussian(sampler, denoise, s, d=1):
 
 
 def unit_gaussian_eps(s):
-    """The optimal eps_hat for x_0 ~ N(0, I): x_t is N(0, I), so eps_hat = sqrt(1 - alpha_bar_t) x_t."""
+    """The optimal eps_hat for x_0 ~ N(0, I): x_t is N(0, I), so eps_hat = sqrt(1 - alpha_bar_t)
+    x_t.
+    """
     alpha_bar = tables(s)[2]
     return lambda xt, t: np.sqrt(1 - alpha_bar[t]) * xt
 
 
 def point_mass_eps(s, c):
-    """The optimal eps_hat for x_0 = c: (x_t - sqrt(alpha_bar_t) c) / sqrt(1 - alpha_bar_t), in xt's dtype."""
+    """The optimal eps_hat for x_0 = c: (x_t - sqrt(alpha_bar_t) c) / sqrt(1 - alpha_bar_t), in xt's
+    dtype.
+    """
     alpha_bar = tables(s)[2]
-    return lambda xt, t: ((xt - np.sqrt(alpha_bar[t]) * c) / np.sqrt(1 - alpha_bar[t])).astype(xt.dtype)
+    return lambda xt, t: ((xt - np.sqrt(alpha_bar[t]) * c) / np.sqrt(1 - alpha_bar[t])).astype(
+        xt.dtype
+    )
 
 
 def check_unit_gaussian(s, sampler):
-    """Ho20 s3.2: x_0 ~ N(0, I) and sigma^2 = beta keep variance 1 at every t; the last step leaves alpha_1."""
+    """Ho20 s3.2: x_0 ~ N(0, I) and sigma^2 = beta keep variance 1 at every t; the last step leaves
+    alpha_1.
+    """
     found = push_gaussian(sampler, unit_gaussian_eps(s), s)
     for t in range(1, s.T):
         close(found[t][1], 1.0)
@@ -83,13 +95,16 @@ def check_unit_gaussian(s, sampler):
 
 
 def check_point_mass(s, sampler):
-    """Ho20 s3.2: a point mass at c and sigma^2 = beta_tilde end at c, and pass through q(x_t | x_0 = c)."""
+    """Ho20 s3.2: a point mass at c and sigma^2 = beta_tilde end at c, and pass through q(x_t | x_0
+    = c).
+    """
     c, alpha_bar = 0.6, tables(s)[2]
     found = push_gaussian(sampler, point_mass_eps(s, c), s)
     assert sorted(found) == list(range(s.T))
     close(found[0][0], c)
     assert found[0][1] < 1e-20
-    away, decay = -np.sqrt(alpha_bar[s.T]) * c, 1.0        # x_T came from N(0, I), not from q(x_T | c)
+    # x_T came from N(0, I), not from q(x_T | c)
+    away, decay = -np.sqrt(alpha_bar[s.T]) * c, 1.0
     weight = 1 - alpha_bar
     excess = alpha_bar[s.T]
     for t in range(s.T, 1, -1):
@@ -100,13 +115,25 @@ def check_point_mass(s, sampler):
 
 
 def check_asked(s, sampler, times, twice=0):
-    """The sampler asks its denoiser at each of `times` and then at data's own x_0 never, and tells of each x it made.
+    """The sampler asks its denoiser at each of `times` and then at data's own x_0 never, and tells
+    of each x it made.
 
-    twice: how often it asks once more at the t it has just reached (Heun's other end, Langevin's corrections).
+    twice: how often it asks once more at the t it has just reached (Heun's other end, Langevin's
+    corrections).
     """
     asked, made = [], []
-    sampler(lambda xt, t: asked.append(t) or 0 * xt, s, np.ones((2, 3)), watch=lambda t, xt, x0: made.append(t))
+    sampler(
+        lambda xt, t: asked.append(t) or 0 * xt,
+        s,
+        np.ones((2, 3)),
+        watch=lambda t, xt, x0: made.append(t),
+    )
     then = [*times[1:], 0]
     assert asked[0] == s.T
-    assert asked == [t for here, there in zip(times, then, strict=True) for t in [here] + [there] * twice if t > 0]
+    assert asked == [
+        t
+        for here, there in zip(times, then, strict=True)
+        for t in [here] + [there] * twice
+        if t > 0
+    ]
     assert made == then

@@ -1,7 +1,8 @@
 """The checks of the mathematics, as functions of the implementation under test.
 
-test_<module>.py hands them the package's own functions; test_wrong_formulas.py hands them wrong ones and
-expects an AssertionError. What is right is worked out here from beta alone, with the papers' numbers.
+test_<module>.py hands them the package's own functions; test_wrong_formulas.py hands them wrong
+ones and expects an AssertionError. What is right is worked out here from beta alone, with the
+papers' numbers.
 """
 
 from itertools import pairwise
@@ -13,10 +14,12 @@ from scipy import stats
 
 from tinyddpm import schedule
 
-# 1 - alpha_bar is a difference: it keeps eps / beta_1 of relative accuracy, 2e-12 for the smallest beta here,
-# times the T roundings of the product. A root of such a difference keeps sqrt(eps) where it should vanish.
+# 1 - alpha_bar is a difference: it keeps eps / beta_1 of relative accuracy, 2e-12 for the smallest
+# beta here, times the T roundings of the product. A root of such a difference keeps sqrt(eps) where
+# it should vanish.
 TOL, ROOT_TOL = 1e-9, 5e-8
-# The chance that one statistical check rejects a correct implementation (all of them run with fixed seeds).
+# The chance that one statistical check rejects a correct implementation (all of them run with fixed
+# seeds).
 FALSE_ALARM = 1e-6
 
 
@@ -32,7 +35,9 @@ def close(actual, expected, rtol=TOL, atol=0.0):
 
 @st.composite
 def schedules(draw, min_T=1, max_T=60, terminal=True):
-    """Any valid schedule: random beta, linear, cosine or sigmoid; where `terminal`, alpha_bar_T may be 0."""
+    """Any valid schedule: random beta, linear, cosine or sigmoid; where `terminal`, alpha_bar_T may
+    be 0.
+    """
     kind = draw(st.sampled_from(["random", *schedule.KINDS]))
     if kind == "random":
         beta = draw(st.lists(st.floats(1e-4, 0.999), min_size=min_T, max_size=max_T))
@@ -60,7 +65,8 @@ def log_normal(x, mean, variance):
     return -0.5 * ((x - mean) ** 2 / variance + np.log(2 * np.pi * variance))
 
 
-# --- schedule ---------------------------------------------------------------------------------------------
+# --- schedule
+# ---------------------------------------------------------------------------------------------
 
 
 def check_cosine(cosine):
@@ -84,11 +90,14 @@ def check_peer_tables(make):
             close(s.alpha_bar[1:], peer[f"{kind}/{T}/alpha_bar"], rtol=1e-6)
 
 
-# --- process ----------------------------------------------------------------------------------------------
+# --- process
+# ----------------------------------------------------------------------------------------------
 
 
 def check_forward(s, q_step, q_marginal, q_sample):
-    """The chain of one-step kernels (Ho20 eq. 2) has the closed form's mean and variance (eq. 4) at every t."""
+    """The chain of one-step kernels (Ho20 eq. 2) has the closed form's mean and variance (eq. 4) at
+    every t.
+    """
     t, one, zero = np.arange(1, s.T + 1), np.ones(s.T), np.zeros(s.T)
     keep, add = q_step(s, one, t, zero), q_step(s, zero, t, one)
     mean, variance = np.cumprod(keep), np.empty(s.T)
@@ -114,7 +123,9 @@ def check_posterior(s, q_posterior):
 
 
 def check_bayes(s, q_step, q_marginal, q_posterior, x0, before, xt):
-    """log q(x_t | x_{t-1}) + log q(x_{t-1} | x_0) - log q(x_t | x_0) = log q(x_{t-1} | x_t, x_0), t = 2..T."""
+    """log q(x_t | x_{t-1}) + log q(x_{t-1} | x_0) - log q(x_t | x_0) = log q(x_{t-1} | x_t, x_0), t
+    = 2..T.
+    """
     t, zero = np.arange(2, s.T + 1), np.zeros(s.T - 1)
     x0, before, xt = x0 + zero, before + zero, xt + zero
     likelihood = log_normal(xt, q_step(s, before, t, zero), q_step(s, zero, t, zero + 1) ** 2)
@@ -135,11 +146,18 @@ def check_reverse_mean(s, reverse_mean, xt, eps_hat):
     from_x0 = np.sqrt(alpha_bar[t - 1]) * beta[t] / rest * x0_hat
     from_xt = np.sqrt(alpha[t]) * (1 - alpha_bar[t - 1]) / rest * xt
     size = (np.abs(xt) + np.abs(eps_hat)) / np.sqrt(alpha[t])
-    close(reverse_mean(s, xt, t, eps_hat) / (1 + size), (from_x0 + from_xt) / (1 + size), rtol=0, atol=TOL)
+    close(
+        reverse_mean(s, xt, t, eps_hat) / (1 + size),
+        (from_x0 + from_xt) / (1 + size),
+        rtol=0,
+        atol=TOL,
+    )
 
 
 def check_q_sample_statistics(q_sample, normal):
-    """Draws of q(x_t | x_0) have eq. 4's mean and variance, and are normal. 9 tests: false alarms below 1e-5."""
+    """Draws of q(x_t | x_0) have eq. 4's mean and variance, and are normal. 9 tests: false alarms
+    below 1e-5.
+    """
     s, n, x0 = schedule.linear(1000), 100_000, 0.7
     z_limit = stats.norm.isf(FALSE_ALARM / 2)
     for t in (1, 250, 1000):
@@ -152,7 +170,9 @@ def check_q_sample_statistics(q_sample, normal):
 
 
 def check_draw_times(draw):
-    """draw(T, step, batch) gives t uniform on 1..T (Ho20 eq. 14), anew at each step. False alarms below 1e-5."""
+    """draw(T, step, batch) gives t uniform on 1..T (Ho20 eq. 14), anew at each step. False alarms
+    below 1e-5.
+    """
     for T in (1, 2, 7, 10):
         t = np.concatenate([draw(T, step, 1000) for step in range(10)])
         assert t.dtype.kind in "iu"
@@ -164,11 +184,14 @@ def check_draw_times(draw):
             assert np.any(t[:1000] != t[1000:2000])
 
 
-# --- samplers ---------------------------------------------------------------------------------------------
+# --- samplers
+# ---------------------------------------------------------------------------------------------
 
 
 def check_ancestral_coefficients(s, coefficients):
-    """(c_x0, c_xt, sigma) are Ho20 eq. 7's weights and the root of beta_t or beta_tilde_t, 0 at t = 1."""
+    """(c_x0, c_xt, sigma) are Ho20 eq. 7's weights and the root of beta_t or beta_tilde_t, 0 at t =
+    1.
+    """
     beta, alpha, alpha_bar = tables(s)
     for name, variance in (("beta", beta[1:]), ("beta_tilde", beta_tilde(s))):
         c_x0, c_xt, sigma = np.array([coefficients(s, t, name) for t in range(1, s.T + 1)]).T
@@ -179,7 +202,9 @@ def check_ancestral_coefficients(s, coefficients):
 
 
 def check_ddim_coefficients(s, coefficients):
-    """Song21a eq. 12, 16 on x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, for many s < t."""
+    """Song21a eq. 12, 16 on x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, for many s <
+    t.
+    """
     alpha_bar = tables(s)[2]
     pairs = {(t, t_prev) for t in range(1, s.T + 1) for t_prev in (0, t // 3, t // 2, t - 1)}
     for t, t_prev in pairs:
@@ -204,9 +229,16 @@ def check_timesteps(timesteps, T, steps):
 
 
 def check_visits(s, sampler):
-    """The sampler asks its denoiser at T first and at 1 last, always about the x_t that it has just made."""
+    """The sampler asks its denoiser at T first and at 1 last, always about the x_t that it has just
+    made.
+    """
     asked, made = [], []
-    sampler(lambda xt, t: asked.append(t) or 0 * xt, s, np.ones((2, 3)), watch=lambda t, xt, x0: made.append(t))
+    sampler(
+        lambda xt, t: asked.append(t) or 0 * xt,
+        s,
+        np.ones((2, 3)),
+        watch=lambda t, xt, x0: made.append(t),
+    )
     assert asked[0] == s.T
     assert asked[-1] == 1
     assert made == asked[1:] + [0]
@@ -217,15 +249,20 @@ def check_no_noise_at_one(s, sampler):
     """Ho20 Algorithm 2: z = 0 at t = 1, whatever a noise source would give there."""
     xT = np.linspace(-1, 1, 6).reshape(2, 3)
     quiet = sampler(lambda xt, t: 0.1 * xt, s, xT, noise=lambda t: np.full_like(xT, 0.5))
-    loud = sampler(lambda xt, t: 0.1 * xt, s, xT, noise=lambda t: np.full_like(xT, 0.5 if t > 1 else 1e3))
+    loud = sampler(
+        lambda xt, t: 0.1 * xt, s, xT, noise=lambda t: np.full_like(xT, 0.5 if t > 1 else 1e3)
+    )
     np.testing.assert_array_equal(loud, quiet)
 
 
-# --- optimiser --------------------------------------------------------------------------------------------
+# --- optimiser
+# --------------------------------------------------------------------------------------------
 
 
 def check_adamw(adamw):
-    """Loshchilov19 Algorithm 2 for 20 steps of changing lr: the decay times lr once, the bias corrected by step."""
+    """Loshchilov19 Algorithm 2 for 20 steps of changing lr: the decay times lr once, the bias
+    corrected by step.
+    """
     rng = np.random.Generator(np.random.PCG64(0))
     theta, m, v = rng.standard_normal(7), np.zeros(7), np.zeros(7)
     mine, mine_m, mine_v = theta.copy(), m.copy(), v.copy()
@@ -235,7 +272,18 @@ def check_adamw(adamw):
         mine_v = 0.99 * mine_v + 0.01 * grad**2
         m_hat, v_hat = mine_m / (1 - 0.9**step), mine_v / (1 - 0.99**step)
         mine = mine - lr * 0.3 * mine - lr * m_hat / (np.sqrt(v_hat) + 1e-8)
-        adamw(theta, grad.copy(), m, v, step, lr, weight_decay=0.3, decay_m=0.9, decay_v=0.99, tol=1e-8)
+        adamw(
+            theta,
+            grad.copy(),
+            m,
+            v,
+            step,
+            lr,
+            weight_decay=0.3,
+            decay_m=0.9,
+            decay_v=0.99,
+            tol=1e-8,
+        )
         close(theta, mine, atol=TOL)
     # Without a gradient nothing but the decay is left.
     theta, m, v = np.ones(3), np.zeros(3), np.zeros(3)

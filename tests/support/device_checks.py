@@ -1,5 +1,6 @@
-"""What a backend with arrays of its own must do, as checks that take its Ops: test_cupy_ops.py makes them of the
-stand-in, test_gpu.py of the GPU. The reference is NumPy in float64, tolerances are multiples of float32's rounding U.
+"""What a backend with arrays of its own must do, as checks that take its Ops: test_cupy_ops.py
+makes them of the stand-in, test_gpu.py of the GPU. The reference is NumPy in float64, tolerances
+are multiples of float32's rounding U.
 """
 
 import math
@@ -19,13 +20,20 @@ U = 2.0**-24
 REFERENCE = Ops()
 HERE = pathlib.Path(__file__).parent
 # those whose cases hold a host array of their own are looked at in check_masks_and_losses
-CASES = [name for name in runpy.run_path(str(HERE / "op_cases.py"))["CASES"]
-         if name == "dropout, none" or not name.startswith(("dropout", "mse"))]
-KNOWN = {       # counter and key -> words: Salmon11's own test vectors for philox4x32-10
+CASES = [
+    name
+    for name in runpy.run_path(str(HERE / "op_cases.py"))["CASES"]
+    if name == "dropout, none" or not name.startswith(("dropout", "mse"))
+]
+KNOWN = {  # counter and key -> words: Salmon11's own test vectors for philox4x32-10
     (0, 0, 0, 0, 0, 0): (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8),
     (0xFFFFFFFF,) * 6: (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD),
-    (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344, 0xA4093822, 0x299F31D0):
-        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344, 0xA4093822, 0x299F31D0): (
+        0xD16CFE09,
+        0x94FDCCEB,
+        0x5001E420,
+        0x24126EA1,
+    ),
 }
 NET = td.UNet(channels=1, base=8, mults=(1, 2), blocks=1, attention=(False, True), groups=4)
 
@@ -38,7 +46,9 @@ def near(got, want, multiple, name=""):
     """Largest difference against the largest value: `multiple` roundings of it."""
     assert got.shape == np.shape(want) and got.dtype == np.float32, (name, got.shape, got.dtype)
     worst, largest = np.max(np.abs(got - want), initial=0), np.max(np.abs(want), initial=0)
-    assert worst <= multiple * U * largest, f"{name}: {worst / (U * largest):.0f} roundings, {multiple} allowed"
+    assert worst <= multiple * U * largest, (
+        f"{name}: {worst / (U * largest):.0f} roundings, {multiple} allowed"
+    )
 
 
 def over(ops, name):
@@ -56,12 +66,19 @@ def spread(x):
 
 
 def check_operation(ops, name, holes=False):
-    """y and every gradient of one operation; some sums have 315 terms, so that many roundings can come together."""
+    """y and every gradient of one operation; some sums have 315 terms, so that many roundings can
+    come together.
+    """
     host = {key: value.astype(np.float32) for key, value in over(REFERENCE, name).arrays().items()}
     want_y, want = over(REFERENCE, name).run(
-        {key: value.astype(np.float64) for key, value in host.items()}, dy := _like(name))
-    device = {key: ops.asarray(spread(value))[..., ::2] if holes and key not in "wb" else ops.asarray(value)
-              for key, value in host.items()}
+        {key: value.astype(np.float64) for key, value in host.items()}, dy := _like(name)
+    )
+    device = {
+        key: ops.asarray(spread(value))[..., ::2]
+        if holes and key not in "wb"
+        else ops.asarray(value)
+        for key, value in host.items()
+    }
     grads = {key: ops.xp.zeros_like(device[key]) for key in device if key in "wb"}
     y, got = over(ops, name).run(device, ops.asarray(dy.astype(np.float32)), grads)
     near(ops.to_host(y), want_y, 64, f"{name}: y")
@@ -77,7 +94,11 @@ def _like(name):
 
 def check_masks_and_losses(ops):
     """Dropout with a mask, and the loss with a number or a weight for each sample."""
-    x, target, mask = random(3, 4, 2), random(3, 4, 2, seed=2), (random(3, 4, 2, seed=3) > 0) / np.float32(0.5)
+    x, target, mask = (
+        random(3, 4, 2),
+        random(3, 4, 2, seed=2),
+        (random(3, 4, 2, seed=3) > 0) / np.float32(0.5),
+    )
     tape = []
     y = ops.dropout(ops.asarray(x), ops.asarray(mask), tape)
     near(ops.to_host(y), x * mask, 1)
@@ -85,7 +106,7 @@ def check_masks_and_losses(ops):
     for weight in (np.float32(1), random(3, 1, 1, seed=4)):
         own = ops.asarray(weight) if weight.ndim else weight
         loss = ops.mse(ops.asarray(x), ops.asarray(target), own, tape)
-        near(ops.to_host(loss), np.mean(weight * (x - target.astype(np.float64))**2), 24)
+        near(ops.to_host(loss), np.mean(weight * (x - target.astype(np.float64)) ** 2), 24)
         near(ops.to_host(ops.mse_backward(0.5, tape)), weight * (x - target) / x.size, 4)
         assert not tape
 
@@ -93,15 +114,24 @@ def check_masks_and_losses(ops):
 def check_noise(ops, shapes):
     """Normals within 4 units in the last place of float64's, uniforms and words bit for bit."""
     for shape in shapes:
-        for key in ({"seed": 0}, {"seed": 2**64 - 1, "purpose": noise.REVERSE, "step": 2**32 - 1,
-                                  "first_sample": 2**32 - shape[0] - 1}):
+        for key in (
+            {"seed": 0},
+            {
+                "seed": 2**64 - 1,
+                "purpose": noise.REVERSE,
+                "step": 2**32 - 1,
+                "first_sample": 2**32 - shape[0] - 1,
+            },
+        ):
             got = ops.to_host(ops.normal(shape, **key))
             want = accurate_normal(shape, **key)
             assert got.dtype == np.float32 and got.shape == shape
             # where cos is 0 but for float64's own rounding, units of 1e-6
             unit = np.spacing(np.maximum(np.abs(want), 1e-6).astype(np.float32))
             assert np.max(np.abs(got - want) / unit, initial=0) <= 4
-            assert np.array_equal(ops.to_host(ops.uniform(shape, **key)), noise.uniform(shape, **key))
+            assert np.array_equal(
+                ops.to_host(ops.uniform(shape, **key)), noise.uniform(shape, **key)
+            )
 
 
 def accurate_normal(shape, **key):
@@ -115,10 +145,15 @@ def accurate_normal(shape, **key):
 
 
 def check_diffusion_steps(ops):
-    """Noising and the reverse step, with the noise given and drawn; clipping, with and without sigma."""
+    """Noising and the reverse step, with the noise given and drawn; clipping, with and without
+    sigma.
+    """
     for shape in ((3, 4, 4, 1), (5, 7), (2, 130)):
         x0, eps, z = (random(*shape, seed=i) for i in range(3))
-        signal, sigma = np.float32(np.cos(np.arange(len(x0)))), np.float32(np.sin(np.arange(len(x0))))
+        signal, sigma = (
+            np.float32(np.cos(np.arange(len(x0)))),
+            np.float32(np.sin(np.arange(len(x0)))),
+        )
         device = [ops.asarray(c) for c in (x0, eps, signal, sigma)]
         near(ops.to_host(ops.noised(*device)), REFERENCE.noised(x0, eps, signal, sigma), 4)
         xt, drawn = ops.noised_drawn(device[0], *device[2:], seed=3, step=5, first_sample=2)
@@ -134,8 +169,12 @@ def check_diffusion_steps(ops):
 
 def check_optimiser(ops):
     """Clipping and AdamW in place: the same memory afterwards, and the gradient as it was."""
-    for limit, grad in ((0.5, random(1031)), (1e3, random(1031)), (None, random(1031)),
-                        (1.0, np.full(1031, np.inf, np.float32))):
+    for limit, grad in (
+        (0.5, random(1031)),
+        (1e3, random(1031)),
+        (None, random(1031)),
+        (1.0, np.full(1031, np.inf, np.float32)),
+    ):
         vectors = [random(1031, seed=i) for i in range(2, 6)]
         vectors[2] **= 2
         device, dgrad = [ops.asarray(v.copy()) for v in vectors], ops.asarray(grad)
@@ -163,8 +202,13 @@ def check_network(ops):
     for backend, dtype in ((ops, np.float32), (REFERENCE, np.float64)):
         flat, tape = backend.asarray(theta.astype(dtype)), []
         grad = backend.xp.zeros_like(flat)
-        y = NET.forward(backend, params.views(NET.spec(), flat), backend.asarray(x.astype(dtype)),
-                        backend.asarray(t), tape)
+        y = NET.forward(
+            backend,
+            params.views(NET.spec(), flat),
+            backend.asarray(x.astype(dtype)),
+            backend.asarray(t),
+            tape,
+        )
         dx = NET.backward(backend, params.views(NET.spec(), grad), backend.xp.ones_like(y), tape)
         results.append([backend.to_host(a) for a in (y, dx, grad)])
     for name, got, want in zip(("y", "dx", "grad"), *results):
@@ -181,15 +225,31 @@ def images(n=64):
 def check_training_and_sampling(backend):
     """20 steps and the images sampled afterwards, against the `numpy` backend's from the same seed.
 
-    Adam divides by a gradient's own size, so a rounding of a tiny gradient can move a parameter by a share of
-    lr = 1e-3; measured on CPU backends the difference stays below 1e-5 in theta. Images may differ by 1e-3, half a
-    grey level in 8 bits being 4e-3.
+    Adam divides by a gradient's own size, so a rounding of a tiny gradient can move a parameter by
+    a share of lr = 1e-3; measured on CPU backends the difference stays below 1e-5 in theta. Images
+    may differ by 1e-3, half a grey level in 8 bits being 4e-3.
     """
-    runs = [td.train(images(), steps=20, seed=1, net=NET, batch=16, lr=1e-3, warmup=5, dropout=0.1, min_snr=5.0,
-                     backend=name) for name in (backend, "numpy")]
+    runs = [
+        td.train(
+            images(),
+            steps=20,
+            seed=1,
+            net=NET,
+            batch=16,
+            lr=1e-3,
+            warmup=5,
+            dropout=0.1,
+            min_snr=5.0,
+            backend=name,
+        )
+        for name in (backend, "numpy")
+    ]
     theta = runs[0].ops.to_host(runs[0].theta)
     assert theta.dtype == np.float32 and np.abs(theta - runs[1].theta).max() <= 1e-4
-    for settings in ({"sampler": "ddim", "steps": 10, "eta": 0.5}, {"sampler": "ddim", "steps": 4, "clip": None}):
+    for settings in (
+        {"sampler": "ddim", "steps": 10, "eta": 0.5},
+        {"sampler": "ddim", "steps": 4, "clip": None},
+    ):
         got, want = (td.sample(model, 5, seed=2, **settings) for model in runs)
         assert type(got) is np.ndarray and got.dtype == np.float32
         assert np.abs(got - want).max() <= 1e-3 * max(1, np.abs(want).max())

@@ -1,8 +1,9 @@
 """Reads the README and the chapters, and runs what they show.
 
-The convention: the ```python blocks of a file run in order, in one namespace; a ```text block that follows one directly
-is its exact output, and a block that is not followed by one prints nothing. ```sh blocks hold commands: each line of
-`tinyddpm` must be one that the real parser takes. No other language is allowed, so nothing shown goes unchecked.
+The convention: the ```python blocks of a file run in order, in one namespace; a ```text block that
+follows one directly is its exact output, and a block that is not followed by one prints nothing.
+```sh blocks hold commands: each line of `tinyddpm` must be one that the real parser takes. No other
+language is allowed, so nothing shown goes unchecked.
 """
 
 import contextlib
@@ -18,13 +19,23 @@ CHAPTERS = sorted((ROOT / "docs").glob("[1-9]-*.md"))
 PAGES = [ROOT / "README.md", ROOT / "docs" / "README.md", *CHAPTERS]
 LANGUAGES = ("python", "text", "sh")
 # What may stand in a ```sh block beside tinyddpm's own commands: how to get and test it.
-OTHER_COMMANDS = ("python3 -m venv", ". ", "pip install", "pytest", "python -m benchmarks", "git clone", "cd ")
+OTHER_COMMANDS = (
+    "python3 -m venv",
+    ". ",
+    "pip install",
+    "pytest",
+    "python -m benchmarks",
+    "git clone",
+    "cd ",
+)
 
-KEY = r"\b[A-Z][A-Za-z]+\d\d[ab]?\b"         # a paper, as the docstrings cite it: Ho20, Song21a
+KEY = r"\b[A-Z][A-Za-z]+\d\d[ab]?\b"  # a paper, as the docstrings cite it: Ho20, Song21a
 
 
 class Block(NamedTuple):
-    """One fenced block: its language, its text, the line it starts on, and the output shown under it, or None."""
+    """One fenced block: its language, its text, the line it starts on, and the output shown under
+    it, or None.
+    """
 
     language: str
     text: str
@@ -33,19 +44,22 @@ class Block(NamedTuple):
 
 
 def blocks(text):
-    """The fenced blocks of a page, each with the text block that follows it directly. Refuses other languages."""
+    """The fenced blocks of a page, each with the text block that follows it directly. Refuses other
+    languages.
+    """
     fences = list(re.finditer(r"^```(.*)\n((?:.*\n)*?)^```$", text, re.MULTILINE))
     assert text.count("```") == 2 * len(fences), "a fence is not closed, or is indented"
     found = []
     for fence, after in zip(fences, [*fences[1:], None]):
         line = text.count("\n", 0, fence.start()) + 1
         assert fence[1] in LANGUAGES, f"line {line}: no check is made of the language {fence[1]!r}"
-        directly = after and after[1] == "text" and not text[fence.end():after.start()].strip()
+        directly = after and after[1] == "text" and not text[fence.end() : after.start()].strip()
         found.append(Block(fence[1], fence[2], line, after[2] if directly else None))
     previous = None
     for block in found:
-        assert block.language != "text" or (previous and previous.language != "text" and previous.shown is not None), (
-            f"line {block.line}: a text block is the output of the block above it, and there is none")
+        assert block.language != "text" or (
+            previous and previous.language != "text" and previous.shown is not None
+        ), f"line {block.line}: a text block is the output of the block above it, and there is none"
         previous = block
     return found
 
@@ -71,13 +85,20 @@ def run(text, name):
 
 def commands(text):
     """The commands of a page's ```sh blocks, as lists of words."""
-    lines = [part.strip() for block in blocks(text) if block.language == "sh" for line in block.text.splitlines()
-             for part in line.split("&&")]
+    lines = [
+        part.strip()
+        for block in blocks(text)
+        if block.language == "sh"
+        for line in block.text.splitlines()
+        for part in line.split("&&")
+    ]
     return [shlex.split(line, comments=True) for line in lines if line and not line.startswith("#")]
 
 
 def inline_formulas(text):
-    """The formulas of a page's prose as (kind, formula): "block" for $$...$$, "plain" for $...$, "code" for $`...`$."""
+    """The formulas of a page's prose as (kind, formula): "block" for $$...$$, "plain" for $...$,
+    "code" for $`...`$.
+    """
     rest, found = prose(text), []
     for kind, pattern in (("block", r"\$\$(.*?)\$\$"), ("code", r"\$`(.*?)`\$")):
         found += [(kind, formula) for formula in re.findall(pattern, rest, re.DOTALL)]
@@ -89,7 +110,8 @@ def inline_formulas(text):
 
 
 def resolve(name):
-    """The object that a dotted name of tinyddpm stands for: "process.q_step", "nn.ops.Ops", or "ops.Ops" for short.
+    """The object that a dotted name of tinyddpm stands for: "process.q_step", "nn.ops.Ops", or
+    "ops.Ops" for short.
 
     Raises AttributeError.
     """
@@ -115,5 +137,8 @@ def papers():
 def modules():
     """The dotted names of tinyddpm's modules, by their last part."""
     root = ROOT / "tinyddpm"
-    found = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sorted(root.rglob("*.py"))]
+    found = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in sorted(root.rglob("*.py"))
+    ]
     return {name.rpartition(".")[2]: name for name in found if not name.endswith("__")}

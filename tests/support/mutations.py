@@ -1,7 +1,8 @@
-"""The ways in which a file is damaged: its bytes, its headers' words, its parts beneath the checksums.
+"""The ways in which a file is damaged: its bytes, its headers' words, its parts beneath the
+checksums.
 
-Each mutation takes the random numbers r, the bytes and another valid input, and gives bytes. reader_cases.py applies
-them to valid inputs of every reader.
+Each mutation takes the random numbers r, the bytes and another valid input, and gives bytes.
+reader_cases.py applies them to valid inputs of every reader.
 """
 
 import gzip
@@ -11,16 +12,70 @@ import struct
 import zipfile
 import zlib
 
-# What broken length and dimension words tend to be, and strings that mean something to one reader or another.
-WORDS = (0, 1, 2, 3, 7, 127, 128, 255, 256, 1000, 2**15, 2**16 - 1, 2**16, 2**20, 2**24, 2**31 - 1, 2**31, 2**32 - 1,
-         2**40, 2**63 - 1, 2**63, 2**64 - 1)
-TOKENS = (b"\0" * 9, b"\xff" * 9, b"9" * 5000, b"[" * 5000, b"(" * 300, b"-" * 3000, b"NaN", b"1e999", b"-Infinity",
-          b"null", b"true", b'{"step": -1}', b'"step": 1e3', b'{"a":' * 3000, b"\xc3\x28", b"\r", b"\xe2\x80\xa8",
-          b"../../x.npy", b"PK\x05\x06", b"PK\x06\x06", b"PK\x01\x02", b"\x1f\x8b\x08", b"\x93NUMPY", b"\x80\x04",
-          b"IEND", b"IDAT", b"'descr': '|O'", b"True", b"<f16", b"|b1", b"<c8", b"2**9")
+# What broken length and dimension words tend to be, and strings that mean something to one reader
+# or another.
+WORDS = (
+    0,
+    1,
+    2,
+    3,
+    7,
+    127,
+    128,
+    255,
+    256,
+    1000,
+    2**15,
+    2**16 - 1,
+    2**16,
+    2**20,
+    2**24,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**40,
+    2**63 - 1,
+    2**63,
+    2**64 - 1,
+)
+TOKENS = (
+    b"\0" * 9,
+    b"\xff" * 9,
+    b"9" * 5000,
+    b"[" * 5000,
+    b"(" * 300,
+    b"-" * 3000,
+    b"NaN",
+    b"1e999",
+    b"-Infinity",
+    b"null",
+    b"true",
+    b'{"step": -1}',
+    b'"step": 1e3',
+    b'{"a":' * 3000,
+    b"\xc3\x28",
+    b"\r",
+    b"\xe2\x80\xa8",
+    b"../../x.npy",
+    b"PK\x05\x06",
+    b"PK\x06\x06",
+    b"PK\x01\x02",
+    b"\x1f\x8b\x08",
+    b"\x93NUMPY",
+    b"\x80\x04",
+    b"IEND",
+    b"IDAT",
+    b"'descr': '|O'",
+    b"True",
+    b"<f16",
+    b"|b1",
+    b"<c8",
+    b"2**9",
+)
 
 
 # Of any bytes.
+
 
 def flip(r, a, other):
     """One to four bits."""
@@ -33,44 +88,47 @@ def flip(r, a, other):
 def put(r, a, other):
     """A few random bytes, over what was there or between."""
     i, new = r.randint(0, len(a)), r.randbytes(r.randint(1, 8))
-    return a[:i] + new + a[i + r.choice((0, len(new))):]
+    return a[:i] + new + a[i + r.choice((0, len(new))) :]
 
 
 def token(r, a, other):
     """A string that means something, over what was there or between."""
     i, new = r.randint(0, len(a)), r.choice(TOKENS)
-    return a[:i] + new + a[i + r.choice((0, len(new))):]
+    return a[:i] + new + a[i + r.choice((0, len(new))) :]
 
 
 def delete(r, a, other):
     """Up to 16 bytes, gone."""
     i = r.randint(0, len(a))
-    return a[:i] + a[i + r.randint(1, 16):]
+    return a[:i] + a[i + r.randint(1, 16) :]
 
 
 def truncate(r, a, other):
     """The end, gone."""
-    return a[:r.randint(0, len(a))]
+    return a[: r.randint(0, len(a))]
 
 
 def splice(r, a, other):
     """The start of one valid input and the end of another."""
-    return a[:r.randint(0, len(a))] + other[r.randint(0, len(other)):]
+    return a[: r.randint(0, len(a))] + other[r.randint(0, len(other)) :]
 
 
 def repeat(r, a, other):
     """A part, twice."""
     i = r.randint(0, len(a))
-    return a[:i] + a[r.randint(0, i):]
+    return a[:i] + a[r.randint(0, i) :]
 
 
 def word(r, a, other):
     """A length or a dimension: a word of 2, 4 or 8 bytes where a header has one, or anywhere."""
-    marks = [found.start() for found in re.finditer(rb"PK..|\x93NUMPY|\x1f\x8b\x08|\0\0[\x08-\x0e]|^|$", a, re.DOTALL)]
+    marks = [
+        found.start()
+        for found in re.finditer(rb"PK..|\x93NUMPY|\x1f\x8b\x08|\0\0[\x08-\x0e]|^|$", a, re.DOTALL)
+    ]
     i = r.choice(marks) + r.randint(-8, 46) if r.random() < 0.8 else r.randrange(len(a) + 1)
     form = r.choice("<>") + r.choice("HIQ")
     i, size = max(i, 0), struct.calcsize(form)
-    return a[:i] + struct.pack(form, r.choice(WORDS) % 256**size) + a[i + size:]
+    return a[:i] + struct.pack(form, r.choice(WORDS) % 256**size) + a[i + size :]
 
 
 def number(r, a, other):
@@ -79,8 +137,19 @@ def number(r, a, other):
     if not places:
         return put(r, a, other)
     found = r.choice(places)
-    new = r.choice([*(str(w).encode() for w in WORDS), b"-1", b"1.5", b"-0", b"9" * 5000, b"1e400", b"null", b'"1"'])
-    return a[:found.start()] + new + a[found.end():]
+    new = r.choice(
+        [
+            *(str(w).encode() for w in WORDS),
+            b"-1",
+            b"1.5",
+            b"-0",
+            b"9" * 5000,
+            b"1e400",
+            b"null",
+            b'"1"',
+        ]
+    )
+    return a[: found.start()] + new + a[found.end() :]
 
 
 MUTATIONS = (flip, flip, put, token, delete, truncate, splice, repeat, word, word, number)
@@ -93,7 +162,9 @@ def mutate(r, a, other):
     return a
 
 
-# Beneath the checksums: a part is changed and the file put together again, so that CRC and lengths are right.
+# Beneath the checksums: a part is changed and the file put together again, so that CRC and lengths
+# are right.
+
 
 def inside_gzip(r, a, other):
     """What a .gz holds."""
@@ -101,14 +172,19 @@ def inside_gzip(r, a, other):
 
 
 def inside_zip(r, a, other):
-    """One member of a .zip, its content or its name; or one taken over from another, or put in twice."""
+    """One member of a .zip, its content or its name; or one taken over from another, or put in
+    twice.
+    """
     members, others = unzipped(a), unzipped(other)
     i, how = r.randrange(len(members)), r.random()
     name, content = members[i]
     if how < 0.8:
         members[i] = name, mutate(r, content, r.choice(others)[1])
     elif how < 0.9:
-        members[i] = mutate(r, name.encode(), b"../x").decode("latin1").replace("\0", "")[:999] or "x", content
+        members[i] = (
+            mutate(r, name.encode(), b"../x").decode("latin1").replace("\0", "")[:999] or "x",
+            content,
+        )
     else:
         members.append(r.choice(members + others))
     return zipped(members, r.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)))
@@ -154,8 +230,8 @@ def png_chunks(a):
     """[(kind, content)] of a PNG."""
     chunks, at = [], 8
     while at < len(a):
-        size, = struct.unpack_from(">I", a, at)
-        chunks.append((a[at + 4:at + 8], a[at + 8:at + 8 + size]))
+        (size,) = struct.unpack_from(">I", a, at)
+        chunks.append((a[at + 4 : at + 8], a[at + 8 : at + 8 + size]))
         at += size + 12
     return chunks
 
@@ -165,5 +241,7 @@ def png(chunks, odd=None, claimed=None):
     parts = [b"\x89PNG\r\n\x1a\n"]
     for i, (kind, content) in enumerate(chunks):
         size = claimed if claimed is not None and i == odd else len(content)
-        parts.append(struct.pack(">I", size) + kind + content + struct.pack(">I", zlib.crc32(kind + content)))
+        parts.append(
+            struct.pack(">I", size) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
     return b"".join(parts)

@@ -1,8 +1,10 @@
-"""Damaged and hostile files by the thousand: valid inputs of every reader, and what must hold for each mutation.
+"""Damaged and hostile files by the thousand: valid inputs of every reader, and what must hold for
+each mutation.
 
-Case i of a reader is a pure function of (reader, i): `case("npz", 123)` gives the bytes of that one again. The rule
-for every case: the package's own error in one line, or a valid result (each reader checks its own). test_mutations.py
-runs a few thousand; `python -m benchmarks.mutations` runs as many as asked, with bounds on memory and time.
+Case i of a reader is a pure function of (reader, i): `case("npz", 123)` gives the bytes of that one
+again. The rule for every case: the package's own error in one line, or a valid result (each reader
+checks its own). test_mutations.py runs a few thousand; `python -m benchmarks.mutations` runs as
+many as asked, with bounds on memory and time.
 """
 
 import functools
@@ -55,8 +57,15 @@ def runs():
     made = []
     for steps in (1, 3):
         with tempfile.TemporaryDirectory() as folder:
-            run.train(data.load("moons").x[:9], steps, out=folder, batch=4, schedule=cosine(3), log_every=1,
-                      net=mlp.MLP(dim=2, hidden=4, layers=1))
+            run.train(
+                data.load("moons").x[:9],
+                steps,
+                out=folder,
+                batch=4,
+                schedule=cosine(3),
+                log_every=1,
+                net=mlp.MLP(dim=2, hidden=4, layers=1),
+            )
             made.append({path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()})
     return made
 
@@ -77,9 +86,11 @@ def check_data(loaded):
 
 def read_file(name):
     """A reader of one file, called `name`."""
+
     def read(folder, content):
         write(folder / name, content)
         check_data(data.load(folder / name))
+
     return read
 
 
@@ -101,17 +112,40 @@ def read_checkpoint(folder, content):
 
 
 def read_log(folder, content):
-    """Records with a step each; opened to go on, the log holds whole lines only, none beyond the step."""
+    """Records with a step each; opened to go on, the log holds whole lines only, none beyond the
+    step.
+    """
     write(folder / runlog.NAME, content)
     assert all(isinstance(record["step"], int) for record in runlog.read(folder))
-    if len(content) % 4 == 0:       # one in four: each is flushed to the disk
+    if len(content) % 4 == 0:  # one in four: each is flushed to the disk
         runlog.RunLog(folder, 2).close()
-        lines = (folder / runlog.NAME).read_bytes().split(b"\n")[:-1]     # a carriage return is JSON's white space
+        # a carriage return is JSON's white space
+        lines = (folder / runlog.NAME).read_bytes().split(b"\n")[:-1]
         assert all(json.loads(line)["step"] <= 2 for line in lines)
 
 
-VALUES = (None, True, -1, 0, 1, 3, 2**15, 2**24, 2**64, 1.5, float("nan"), float("inf"), "", "mlp", "x" * 5000, [], {},
-          [[]], [1, 2], {"a": {}})
+VALUES = (
+    None,
+    True,
+    -1,
+    0,
+    1,
+    3,
+    2**15,
+    2**24,
+    2**64,
+    1.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "mlp",
+    "x" * 5000,
+    [],
+    {},
+    [[]],
+    [1, 2],
+    {"a": {}},
+)
 
 
 def perturbed(r, value):
@@ -137,8 +171,15 @@ def resealed(r, a, other):
         arrays, meta = checkpoint.load(path)
         name = r.choice(sorted(arrays))
         array = arrays[name]
-        changed = (array[1:], array[None], array.astype(r.choice("?ief")), np.full_like(array, r.choice((-1, np.nan))),
-                   array * 1e30, np.append(array, array), np.float32(0))
+        changed = (
+            array[1:],
+            array[None],
+            array.astype(r.choice("?ief")),
+            np.full_like(array, r.choice((-1, np.nan))),
+            array * 1e30,
+            np.append(array, array),
+            np.float32(0),
+        )
         how = r.random()
         if how < 0.7:
             meta = perturbed(r, meta)
@@ -154,15 +195,19 @@ def resealed(r, a, other):
 def pngs():
     """Images of every mode that is read, all of one size; the first is grey."""
     modes = ("L", "1", "LA", "P", "RGB", "RGBA")
-    return [saved(Image.fromarray(pixels).convert(mode).save, format="PNG") for mode, pixels in zip(modes, COLOUR)]
+    return [
+        saved(Image.fromarray(pixels).convert(mode).save, format="PNG")
+        for mode, pixels in zip(modes, COLOUR)
+    ]
 
 
 @dataclass(frozen=True)
 class Reader:
-    """inputs() -> valid bytes; read(folder, bytes) reads and checks; inside: a mutation beneath the checksums.
+    """inputs() -> valid bytes; read(folder, bytes) reads and checks; inside: a mutation beneath the
+    checksums.
 
-    share: at least this part of the mutated inputs is still read, about half of what was counted: a reader that
-    refused everything would obey the rule too.
+    share: at least this part of the mutated inputs is still read, about half of what was counted: a
+    reader that refused everything would obey the rule too.
     """
 
     inputs: object
@@ -172,17 +217,43 @@ class Reader:
 
 
 READERS = {
-    "npy": Reader(lambda: [saved(np.save, GREY), saved(np.save, COLOUR / 1024), saved(np.save, GREY > 60),
-                           saved(np.save, np.asfortranarray(COLOUR)), saved(np.save, (COLOUR / 1024).astype(">f4"))],
-                  read_file("a.npy"), 0.05),
-    "npz": Reader(lambda: [saved(np.savez, GREY), saved(np.savez_compressed, images=COLOUR, labels=LABELS),
-                           saved(np.savez, x=COLOUR / 1024, y=LABELS)], read_file("a.npz"), 0.04, mutations.inside_zip),
+    "npy": Reader(
+        lambda: [
+            saved(np.save, GREY),
+            saved(np.save, COLOUR / 1024),
+            saved(np.save, GREY > 60),
+            saved(np.save, np.asfortranarray(COLOUR)),
+            saved(np.save, (COLOUR / 1024).astype(">f4")),
+        ],
+        read_file("a.npy"),
+        0.05,
+    ),
+    "npz": Reader(
+        lambda: [
+            saved(np.savez, GREY),
+            saved(np.savez_compressed, images=COLOUR, labels=LABELS),
+            saved(np.savez, x=COLOUR / 1024, y=LABELS),
+        ],
+        read_file("a.npz"),
+        0.04,
+        mutations.inside_zip,
+    ),
     "idx": Reader(lambda: [idx(GREY), idx(COLOUR)], read_file("images-idx3"), 0.1),
-    "idx.gz": Reader(lambda: [gzip.compress(idx(a), mtime=0) for a in (GREY, COLOUR)], read_file("images.gz"), 0.05,
-                     mutations.inside_gzip),
+    "idx.gz": Reader(
+        lambda: [gzip.compress(idx(a), mtime=0) for a in (GREY, COLOUR)],
+        read_file("images.gz"),
+        0.05,
+        mutations.inside_gzip,
+    ),
     "png": Reader(pngs, read_pngs, 0.15, mutations.inside_png),
-    "cifar": Reader(lambda: [cifar([[3], [9]]), cifar([[0]]), cifar([[19, 99], [1, 0]])], read_file("a.bin"), 0.15),
-    "checkpoint": Reader(lambda: [files[checkpoint.NAME] for files in runs()], read_checkpoint, 0.05, resealed),
+    "cifar": Reader(
+        lambda: [cifar([[3], [9]]), cifar([[0]]), cifar([[19, 99], [1, 0]])],
+        read_file("a.bin"),
+        0.15,
+    ),
+    "checkpoint": Reader(
+        lambda: [files[checkpoint.NAME] for files in runs()], read_checkpoint, 0.05, resealed
+    ),
     "log": Reader(lambda: [files[runlog.NAME] for files in runs()], read_log, 0.5),
 }
 
@@ -206,13 +277,15 @@ class Broken(AssertionError):
 
 
 def attempt(name, folder, content):
-    """True where a reader reads the content, False where it refuses it; raises Broken for anything else."""
+    """True where a reader reads the content, False where it refuses it; raises Broken for anything
+    else.
+    """
     try:
         READERS[name].read(folder, content)
     except TinyDDPMError as error:
         if not str(error) or "\n" in str(error):
             raise Broken(f"an error that is not one line: {error!r}") from error
         return False
-    except Exception as error:      # whatever else comes out is what this looks for
+    except Exception as error:  # whatever else comes out is what this looks for
         raise Broken(f"{type(error).__name__}: {error}") from error
     return True

@@ -1,7 +1,9 @@
-"""Every CUDA kernel under Numba's simulator against the reference; run by test_cuda_sim.py in a process of its own.
+"""Every CUDA kernel under Numba's simulator against the reference; run by test_cuda_sim.py in a
+process of its own.
 
-Tolerances are in float32's rounding. A sum of n terms differs from another order of the same sum by sqrt(n) u times
-the terms' root mean square and more rarely by a multiple of it; 8 multiples are granted.
+Tolerances are in float32's rounding. A sum of n terms differs from another order of the same sum by
+sqrt(n) u times the terms' root mean square and more rarely by a multiple of it; 8 multiples are
+granted.
 """
 
 from types import SimpleNamespace
@@ -23,11 +25,15 @@ U = 2.0**-24
 
 
 SIM, REFERENCE = make("cuda-sim"), Ops()
-# samples and a sample's shape: rows of 4k, rows with a rest, rows shorter than four, one element, many short rows
+# samples and a sample's shape: rows of 4k, rows with a rest, rows shorter than four, one element,
+# many short rows
 SHAPES = [(3, 4, 4, 1), (5, 7), (2, 3), (3, 1), (9, 2), (1, 130), (2, 5, 3, 2), (0, 4)]
 SHORT = [(3, 8), (5, 7), (9, 2)]
-KEYS = [{"seed": 0}, {"seed": 2**64 - 1, "purpose": noise.REVERSE, "step": 2**32 - 1, "first_sample": 2**32 - 9},
-        {"seed": 0x1234567890ABCDEF, "purpose": noise.EPS, "step": 77, "first_sample": 5}]
+KEYS = [
+    {"seed": 0},
+    {"seed": 2**64 - 1, "purpose": noise.REVERSE, "step": 2**32 - 1, "first_sample": 2**32 - 9},
+    {"seed": 0x1234567890ABCDEF, "purpose": noise.EPS, "step": 77, "first_sample": 5},
+]
 
 
 def random(*shape, seed=1):
@@ -50,16 +56,21 @@ def shifted(x):
     """The same values at an address that is no multiple of 16 bytes."""
     raw = np.zeros(x.size + 5, np.float32)
     start = next(i for i in range(1, 5) if raw[i:].ctypes.data % 16)
-    raw[start:start + x.size] = x.reshape(-1)
-    return raw[start:start + x.size].reshape(x.shape)
+    raw[start : start + x.size] = x.reshape(-1)
+    return raw[start : start + x.size].reshape(x.shape)
 
 
 def test_philox_words_are_the_references_bit_for_bit():
     counters = np.random.Generator(np.random.PCG64(3)).integers(0, 2**32, (50, 6), dtype=np.uint64)
-    counters[:3] = [[0] * 6, [2**32 - 1] * 6, [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344, 0xA4093822, 0x299F31D0]]
+    counters[:3] = [
+        [0] * 6,
+        [2**32 - 1] * 6,
+        [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344, 0xA4093822, 0x299F31D0],
+    ]
     for counter in counters:
         assert [int(w) for w in cuda_device.formulas.philox(*counter)] == [
-            int(w) for w in numpy_formulas.philox(*counter)]
+            int(w) for w in numpy_formulas.philox(*counter)
+        ]
 
 
 @pytest.mark.parametrize("key", KEYS, ids=["zeros", "ones", "mixed"])
@@ -134,7 +145,9 @@ def test_a_unet_and_its_gradient_are_the_references():
     results = []
     for ops, dtype in ((SIM, np.float32), (REFERENCE, np.float64)):
         grad, tape = np.zeros(theta.size, dtype), []
-        y = net.forward(ops, params.views(net.spec(), theta.astype(dtype)), x.astype(dtype), t, tape)
+        y = net.forward(
+            ops, params.views(net.spec(), theta.astype(dtype)), x.astype(dtype), t, tape
+        )
         dx = net.backward(ops, params.views(net.spec(), grad), np.ones_like(y), tape)
         results.append((y, dx, grad))
     for got, want in zip(*results):
@@ -143,9 +156,15 @@ def test_a_unet_and_its_gradient_are_the_references():
         assert np.max(np.abs(got - want)) <= 300 * U * np.max(np.abs(want))
 
 
-# sizes of a sample and groups: more pixels than threads, fewer, channels of a group beyond a block, no pixel axis
-NORMS = [((2, 3, 3, 4), 2, spread), ((1, 2, 1, 3), 3, spread), ((1, 3, 20), 2, np.array), ((2, 6), 2, np.array),
-         ((1, 7, 1, 5), 1, np.array)]
+# sizes of a sample and groups: more pixels than threads, fewer, channels of a group beyond a block,
+# no pixel axis
+NORMS = [
+    ((2, 3, 3, 4), 2, spread),
+    ((1, 2, 1, 3), 3, spread),
+    ((1, 3, 20), 2, np.array),
+    ((2, 6), 2, np.array),
+    ((1, 7, 1, 5), 1, np.array),
+]
 
 
 @pytest.mark.parametrize("silu", ["", "_silu"])
@@ -179,8 +198,18 @@ def test_groupnorm_forgets_at_inference_and_leaves_float64_to_the_reference():
 
 @pytest.mark.parametrize("layout", [np.array, spread, shifted])
 @pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize("k, stride, pad", [(3, 1, (1, 1)), (3, 2, (0, 1)), (3, 2, (1, 1)), (1, 2, (0, 0)),
-                                            (1, 1, (0, 0)), (3, 1, (0, 0))], ids=str)
+@pytest.mark.parametrize(
+    "k, stride, pad",
+    [
+        (3, 1, (1, 1)),
+        (3, 2, (0, 1)),
+        (3, 2, (1, 1)),
+        (1, 2, (0, 0)),
+        (1, 1, (0, 0)),
+        (3, 1, (0, 0)),
+    ],
+    ids=str,
+)
 def test_im2col(k, stride, pad, channels, layout):
     x = layout(random(2, 5, 4, channels))
     size = [(n + sum(pad) - k) // stride + 1 for n in x.shape[1:3]]
@@ -210,9 +239,12 @@ def test_what_the_kernels_refuse():
 
 def test_a_run_on_the_simulated_backend_is_numpys():
     points = random(40, 2).clip(-1, 1)
-    runs = [td.train(points, steps=3, net=td.MLP(dim=2, hidden=8, layers=1), batch=4, backend=name)
-            for name in ("cuda-sim", "numpy")]
+    runs = [
+        td.train(points, steps=3, net=td.MLP(dim=2, hidden=8, layers=1), batch=4, backend=name)
+        for name in ("cuda-sim", "numpy")
+    ]
     assert (runs[0].ops.name, runs[1].ops.name) == ("cuda-sim", "numpy")
-    assert np.abs(runs[0].theta - runs[1].theta).max() <= 1e-4          # a tenth of the rate, which Adam divides by
+    # a tenth of the rate, which Adam divides by
+    assert np.abs(runs[0].theta - runs[1].theta).max() <= 1e-4
     images = [td.sample(model, 3, steps=3, eta=0.5) for model in runs]
     assert np.abs(images[0] - images[1]).max() <= 1e-3

@@ -1,9 +1,11 @@
-"""A stand-in for CuPy over NumPy that is as strict as a device is, and counts what would make one wait.
+"""A stand-in for CuPy over NumPy that is as strict as a device is, and counts what would make one
+wait.
 
-`strict()` gives a module to use as xp or to put into sys.modules as "cupy". It knows no name that the real CuPy
-lacks (golden/cupy_names.txt), refuses what CuPy refuses (implicit conversion to NumPy, host arrays among device
-arrays) and counts in `counts` synchronisations, uploads and downloads. What it cannot show: CuPy's own rounding,
-memory layouts and speed; test_gpu.py looks at the real one.
+`strict()` gives a module to use as xp or to put into sys.modules as "cupy". It knows no name that
+the real CuPy lacks (golden/cupy_names.txt), refuses what CuPy refuses (implicit conversion to
+NumPy, host arrays among device arrays) and counts in `counts` synchronisations, uploads and
+downloads. What it cannot show: CuPy's own rounding, memory layouts and speed; test_gpu.py looks at
+the real one.
 """
 
 import operator
@@ -14,15 +16,72 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
-NAMES = {line for line in (pathlib.Path(__file__).parents[1] / "golden" / "cupy_names.txt").read_text().splitlines()
-         if not line.startswith("#")}
+NAMES = {
+    line
+    for line in (pathlib.Path(__file__).parents[1] / "golden" / "cupy_names.txt")
+    .read_text()
+    .splitlines()
+    if not line.startswith("#")
+}
 # Functions that make CuPy read something back before it can say how large the answer is.
-WAITING = {"nonzero", "flatnonzero", "argwhere", "unique", "compress", "extract", "allclose", "array_equal"}
-BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift")
+WAITING = {
+    "nonzero",
+    "flatnonzero",
+    "argwhere",
+    "unique",
+    "compress",
+    "extract",
+    "allclose",
+    "array_equal",
+}
+BINARY = (
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "matmul",
+    "and",
+    "or",
+    "xor",
+    "lshift",
+    "rshift",
+)
 COMPARE = ("lt", "le", "gt", "ge", "eq", "ne")
-METHODS = ("all", "any", "argmax", "argmin", "argsort", "astype", "clip", "copy", "cumsum", "dot", "fill", "flatten",
-           "max", "mean", "min", "prod", "ravel", "repeat", "reshape", "round", "sort", "squeeze", "std", "sum",
-           "swapaxes", "take", "trace", "transpose", "var", "view")
+METHODS = (
+    "all",
+    "any",
+    "argmax",
+    "argmin",
+    "argsort",
+    "astype",
+    "clip",
+    "copy",
+    "cumsum",
+    "dot",
+    "fill",
+    "flatten",
+    "max",
+    "mean",
+    "min",
+    "prod",
+    "ravel",
+    "repeat",
+    "reshape",
+    "round",
+    "sort",
+    "squeeze",
+    "std",
+    "sum",
+    "swapaxes",
+    "take",
+    "trace",
+    "transpose",
+    "var",
+    "view",
+)
 PLAIN = ("shape", "strides", "dtype", "ndim", "size", "nbytes", "itemsize")
 counts = {"synchronisations": 0, "uploads": 0, "downloads": 0}
 
@@ -44,7 +103,9 @@ def wait(download=False):
 
 
 def lower(value):
-    """The NumPy array behind a device array, in lists and tuples too; host arrays are refused, as CuPy does."""
+    """The NumPy array behind a device array, in lists and tuples too; host arrays are refused, as
+    CuPy does.
+    """
     if isinstance(value, ndarray):
         return value._host
     if isinstance(value, np.ndarray):
@@ -64,7 +125,9 @@ def lift(value):
 
 
 def call(function, *arguments, **options):
-    answer = function(*map(lower, arguments), **{name: lower(value) for name, value in options.items()})
+    answer = function(
+        *map(lower, arguments), **{name: lower(value) for name, value in options.items()}
+    )
     return options["out"] if isinstance(options.get("out"), ndarray) else lift(answer)
 
 
@@ -111,7 +174,8 @@ class ndarray:
         return repr(self.get())
 
     def __iter__(self):
-        wait()              # no wait in itself, but a kernel for each row, and the next thing is to read it
+        # no wait in itself, but a kernel for each row, and the next thing is to read it
+        wait()
         return (self[i] for i in range(len(self)))
 
     def __len__(self):
@@ -141,8 +205,9 @@ class ndarray:
 
     @property
     def flags(self):
-        return SimpleNamespace(c_contiguous=self._host.flags.c_contiguous,
-                               f_contiguous=self._host.flags.f_contiguous)
+        return SimpleNamespace(
+            c_contiguous=self._host.flags.c_contiguous, f_contiguous=self._host.flags.f_contiguous
+        )
 
     @property
     def data(self):
@@ -150,34 +215,51 @@ class ndarray:
 
     @property
     def __cuda_array_interface__(self):
-        return {"shape": self.shape, "typestr": self.dtype.str, "data": (self.data.ptr, False), "version": 3}
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.data.ptr, False),
+            "version": 3,
+        }
 
 
 def _key(key):
     for part in key if isinstance(key, tuple) else (key,):
         if isinstance(part, ndarray) and part.dtype == bool:
-            wait()          # the answer's size has to be known
+            wait()  # the answer's size has to be known
     return lower(key)
 
 
 def _define():
     """Operators and methods, each NumPy's on the arrays behind."""
+
     def binary(function, swapped=False):
         def method(self, other):
             if not isinstance(other, ndarray | int | float | complex | np.generic | np.ndarray):
                 return NotImplemented
             return call(function, other, self) if swapped else call(function, self, other)
+
         return method
 
     def in_place(function):
         def method(self, other):
             function(self._host, lower(other), out=self._host, casting="same_kind")
             return self
+
         return method
 
-    numpy_name = {"sub": "subtract", "mul": "multiply", "truediv": "true_divide", "floordiv": "floor_divide",
-                  "pow": "power", "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor",
-                  "lshift": "left_shift", "rshift": "right_shift"}
+    numpy_name = {
+        "sub": "subtract",
+        "mul": "multiply",
+        "truediv": "true_divide",
+        "floordiv": "floor_divide",
+        "pow": "power",
+        "and": "bitwise_and",
+        "or": "bitwise_or",
+        "xor": "bitwise_xor",
+        "lshift": "left_shift",
+        "rshift": "right_shift",
+    }
     for name in BINARY:
         function = getattr(np, numpy_name.get(name, name))
         setattr(ndarray, f"__{name}__", binary(function))
@@ -189,7 +271,11 @@ def _define():
     for name in ("neg", "pos", "abs", "invert"):
         setattr(ndarray, f"__{name}__", lambda self, name=name: call(getattr(operator, name), self))
     for name in METHODS:
-        setattr(ndarray, name, lambda self, *a, name=name, **k: call(getattr(np.ndarray, name), self, *a, **k))
+        setattr(
+            ndarray,
+            name,
+            lambda self, *a, name=name, **k: call(getattr(np.ndarray, name), self, *a, **k),
+        )
     for name in PLAIN:
         setattr(ndarray, name, property(lambda self, name=name: getattr(self._host, name)))
 
@@ -201,7 +287,9 @@ def _upload(value, dtype=None, **options):
     """cupy.array and cupy.asarray: a host's array or number is copied to the device."""
     if isinstance(value, ndarray):
         return lift(np.asarray(value._host, dtype))
-    assert not any(isinstance(part, ndarray) for part in (value if isinstance(value, list | tuple) else ()))
+    assert not any(
+        isinstance(part, ndarray) for part in (value if isinstance(value, list | tuple) else ())
+    )
     counts["uploads"] += 1
     return ndarray(np.array(value, dtype, order="C"))
 
@@ -217,13 +305,14 @@ class _Cupy(ModuleType):
         if name.startswith("__") or name not in NAMES:
             raise AttributeError(f"module 'cupy' has no attribute {name!r}")
         found = getattr(np, name)
-        if isinstance(found, type) or not callable(found):      # types, newaxis, pi, inf
+        if isinstance(found, type) or not callable(found):  # types, newaxis, pi, inf
             return found
 
         def function(*arguments, **options):
             if name in WAITING:
                 wait()
             return call(found, *arguments, **options)
+
         return function
 
 
@@ -233,14 +322,28 @@ class CUDARuntimeError(RuntimeError):
 
 _module = _Cupy("cupy")
 _module.__spec__ = ModuleSpec("cupy", None)
-_module.ndarray, _module.array, _module.asarray, _module.asnumpy = ndarray, _upload, _upload, _asnumpy
-_module.lib = SimpleNamespace(stride_tricks=SimpleNamespace(
-    as_strided=lambda x, shape=None, strides=None: call(np.lib.stride_tricks.as_strided, x, shape, strides)))
+_module.ndarray, _module.array, _module.asarray, _module.asnumpy = (
+    ndarray,
+    _upload,
+    _upload,
+    _asnumpy,
+)
+_module.lib = SimpleNamespace(
+    stride_tricks=SimpleNamespace(
+        as_strided=lambda x, shape=None, strides=None: call(
+            np.lib.stride_tricks.as_strided, x, shape, strides
+        )
+    )
+)
 _stream = SimpleNamespace(ptr=0, synchronize=wait)
 _module.cuda = SimpleNamespace(
     get_current_stream=lambda: _stream,
-    runtime=SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=CUDARuntimeError,
-                            getDeviceProperties=lambda index: {"name": b"strict stand-in"}))
+    runtime=SimpleNamespace(
+        getDeviceCount=lambda: 1,
+        CUDARuntimeError=CUDARuntimeError,
+        getDeviceProperties=lambda index: {"name": b"strict stand-in"},
+    ),
+)
 
 
 def strict():

@@ -1,4 +1,6 @@
-"""page.py and its template: one file that needs nothing else, and runs in a browser where one is installed."""
+"""page.py and its template: one file that needs nothing else, and runs in a browser where one is
+installed.
+"""
 
 import base64
 import html
@@ -17,9 +19,21 @@ from tinyddpm.tour import chapters as tour
 from tinyddpm.tour import page
 from tinyddpm.tour import spirals as tour_model
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-NAMES = ("1-destroying-data", "2-bayes", "3-the-bound", "4-gradient-by-hand", "5-training", "6-sampling", "7-scores",
-         "8-likelihood", "9-gpu")
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
+    None,
+)
+NAMES = (
+    "1-destroying-data",
+    "2-bayes",
+    "3-the-bound",
+    "4-gradient-by-hand",
+    "5-training",
+    "6-sampling",
+    "7-scores",
+    "8-likelihood",
+    "9-gpu",
+)
 TINY = tour_model.Setting(steps=3, batch=8, hidden=8, points=32, checks=2, cloud=40, frames=5)
 
 
@@ -35,9 +49,20 @@ def arrays(learnt):
 
 @pytest.fixture(scope="module")
 def text(arrays):
-    """A page with nine figures that are grey and 1000 pixels wide, and words that HTML must not take for its own."""
-    chapters = [tour_model.Chapter(name, f"T<{name}>", Image.new("RGB", (1000, 30), "grey"), f'alt "{name}" & more',
-                                   [f"{name}: 1 < 2."], "a & b") for name in NAMES]
+    """A page with nine figures that are grey and 1000 pixels wide, and words that HTML must not
+    take for its own.
+    """
+    chapters = [
+        tour_model.Chapter(
+            name,
+            f"T<{name}>",
+            Image.new("RGB", (1000, 30), "grey"),
+            f'alt "{name}" & more',
+            [f"{name}: 1 < 2."],
+            "a & b",
+        )
+        for name in NAMES
+    ]
     return page.build(chapters, {c.name: tour.png(c.figure) for c in chapters}, arrays, seed=2)
 
 
@@ -73,20 +98,28 @@ def test_it_asks_for_nothing_from_elsewhere(text):
     for tag, attributes in Tags(text).tags:
         for name in ("src", "href", "srcset", "action", "data"):
             assert re.match(r"data:|#", attributes.get(name) or "#"), (tag, name)
-    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|import\(|WebSocket|sendBeacon|https?://", text)
+    assert not re.search(
+        r"url\(|@import|fetch\(|XMLHttpRequest|import\(|WebSocket|sendBeacon|https?://", text
+    )
 
 
 def test_it_is_for_everyone(text):
     tags = Tags(text)
     assert tags.all("html") == [{"lang": "en"}] and tags.all("title") == [{}]
     assert any("width=device-width" in meta.get("content", "") for meta in tags.all("meta"))
-    assert len(tags.all("img")) == 9 and all(img["alt"] and img["width"] == "1000" for img in tags.all("img"))
+    assert len(tags.all("img")) == 9 and all(
+        img["alt"] and img["width"] == "1000" for img in tags.all("img")
+    )
     assert all(tag["aria-label"] for kind in ("input", "button", "nav") for tag in tags.all(kind))
     ids = [attributes["id"] for _, attributes in tags.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     for attributes in (attributes for _, attributes in tags.tags):
         named = [attributes.get(name, "") for name in ("aria-labelledby", "aria-describedby")]
-        assert set(" ".join(named).split()) | {attributes.get("href", "#")[1:]} - {"", "ata:,"} <= {*ids, "", "ata:,"}
+        assert set(" ".join(named).split()) | {attributes.get("href", "#")[1:]} - {"", "ata:,"} <= {
+            *ids,
+            "",
+            "ata:,",
+        }
     assert [link["href"] for link in tags.all("a")] == [f"#c{i}" for i in range(1, 10)]
     assert "prefers-reduced-motion" in text and "prefers-color-scheme: dark" in text
 
@@ -96,7 +129,9 @@ def unpacked(part):
 
 
 def test_the_animations_hold_the_process_itself(learnt, arrays):
-    """What the page computes from the embedded x_0, eps and alpha_bar is Ho20 eq. 4, to half a unit of int16."""
+    """What the page computes from the embedded x_0, eps and alpha_bar is Ho20 eq. 4, to half a unit
+    of int16.
+    """
     s = learnt.s
     alpha_bar = np.frombuffer(base64.b64decode(arrays["alpha_bar"]), "<f4")
     np.testing.assert_array_equal(alpha_bar, s.alpha_bar.astype(np.float32))
@@ -106,28 +141,36 @@ def test_the_animations_hold_the_process_itself(learnt, arrays):
     assert np.abs(eps - drawn).max() <= 0.5 * arrays["eps"]["unit"] * (1 + 1e-9)
     for t in (1, 500, 1000):
         seen = np.sqrt(alpha_bar[t]) * x0 + np.sqrt(1 - alpha_bar[t]) * eps
-        # alpha_bar in float32 is off by 3e-8, so sqrt(1 - alpha_bar_1), 0.006, by 3e-6, which eps may quadruple.
+        # alpha_bar in float32 is off by 3e-8, so sqrt(1 - alpha_bar_1), 0.006, by 3e-6, which eps
+        # may quadruple.
         assert np.abs(seen - process.q_sample(s, x0, t, eps)).max() < 1.2e-5
     frames = unpacked(arrays["reverse"]).reshape(TINY.frames + 1, TINY.cloud, 2)
-    assert arrays["times"][0] == s.T and arrays["times"][-1] == 0 and all(np.diff(arrays["times"]) < 0)
+    assert (
+        arrays["times"][0] == s.T and arrays["times"][-1] == 0 and all(np.diff(arrays["times"]) < 0)
+    )
     assert len(arrays["times"]) == len(frames) and arrays["T"] == s.T
     start = tour_model.start(learnt, TINY.cloud)
     assert np.abs(frames[0] - start).max() <= 0.5 * arrays["reverse"]["unit"] * (1 + 1e-9)
     t, t_next = arrays["times"][:2]
     x0_hat = learnt.ema.x0_hat(start, t)
-    ddim = np.sqrt(s.alpha_bar[t_next]) * x0_hat + np.sqrt(1 - s.alpha_bar[t_next]) * process.predict_eps(
-        s, start, t, x0_hat)
-    # Beside half a unit, the net's output is float32 and x0_hat is divided by sqrt(1 - alpha_bar), near 1.
+    ddim = np.sqrt(s.alpha_bar[t_next]) * x0_hat + np.sqrt(
+        1 - s.alpha_bar[t_next]
+    ) * process.predict_eps(s, start, t, x0_hat)
+    # Beside half a unit, the net's output is float32 and x0_hat is divided by sqrt(1 - alpha_bar),
+    # near 1.
     assert np.abs(frames[1] - ddim).max() <= 0.5 * arrays["reverse"]["unit"] + 1e-4
 
 
-@pytest.mark.parametrize("array", [np.zeros(3), np.array([-2.0, 1.0, 0.5]), np.linspace(-1e-3, 1e-3, 7)])
+@pytest.mark.parametrize(
+    "array", [np.zeros(3), np.array([-2.0, 1.0, 0.5]), np.linspace(-1e-3, 1e-3, 7)]
+)
 def test_scaled_keeps_an_array_to_half_a_unit(array):
     back = unpacked(page.scaled(array))
     assert np.abs(back - array).max() <= 0.5 * np.abs(array).max() / page.WHOLE * (1 + 1e-9)
 
 
-# In a browser. The page is put into a frame as wide as a phone; a script then does what a reader would.
+# In a browser. The page is put into a frame as wide as a phone; a script then does what a reader
+# would.
 
 ASKED = """
 <script>
@@ -183,7 +226,8 @@ frame.addEventListener("load", () => setTimeout(() => {
 }, 700));
 </script>
 """
-# Errors are noted; and without a screen the browser gives out frames as it likes, so a timer takes their place.
+# Errors are noted; and without a screen the browser gives out frames as it likes, so a timer takes
+# their place.
 NOTED = """<script>
 window.problems = [];
 addEventListener("error", e => problems.push(e.message));
@@ -191,16 +235,33 @@ window.requestAnimationFrame = f => setTimeout(() => f(performance.now()), 16);
 </script>"""
 
 
-
 def browse(tmp_path, text, *flags):
-    """What the script above found out, with the page in a frame of 360 pixels; flags: the browser's."""
+    """What the script above found out, with the page in a frame of 360 pixels; flags: the
+    browser's.
+    """
     inner = html.escape(text.replace("<style>", NOTED + "<style>", 1))
     harness = tmp_path / "harness.html"
-    harness.write_text(f'<!DOCTYPE html><meta charset="utf-8"><body><iframe width="360" height="800" '
-                       f'style="border:0" srcdoc="{inner}"></iframe>{ASKED}</body>', encoding="utf-8")
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
-               "--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'user'}",
-               "--enable-logging=stderr", "--virtual-time-budget=5000", *flags, "--dump-dom", harness.as_uri()]
+    harness.write_text(
+        f'<!DOCTYPE html><meta charset="utf-8"><body><iframe width="360" height="800" '
+        f'style="border:0" srcdoc="{inner}"></iframe>{ASKED}</body>',
+        encoding="utf-8",
+    )
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-sync",
+        "--disable-background-networking",
+        "--disable-component-update",
+        f"--user-data-dir={tmp_path / 'user'}",
+        "--enable-logging=stderr",
+        "--virtual-time-budget=5000",
+        *flags,
+        "--dump-dom",
+        harness.as_uri(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert "CONSOLE" not in done.stderr, done.stderr
     found = re.search(r'<body data-said="([^"]*)"', done.stdout)
@@ -208,7 +269,9 @@ def browse(tmp_path, text, *flags):
     return json.loads(html.unescape(found[1]))
 
 
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome here: chromium, google-chrome")
+needs_browser = pytest.mark.skipif(
+    BROWSER is None, reason="no Chromium or Chrome here: chromium, google-chrome"
+)
 
 
 @needs_browser
@@ -218,13 +281,20 @@ def test_in_a_browser(tmp_path, text, learnt, arrays, scheme):
     assert said["problems"] == [] and said["width"] == 360 and said["overflow"] <= 0
     assert min(said["drawn"]) > 1 and said["playing"] == "Pause", "it plays by itself"
     alpha_bar = learnt.s.alpha_bar[500]
-    assert said["forward"].startswith("t = 500,") and f"alpha_bar = {alpha_bar:.4f}" in said["forward"]
-    assert float(said["forward"].split("SNR = ")[1]) == pytest.approx(alpha_bar / (1 - alpha_bar), rel=5e-3)
+    assert (
+        said["forward"].startswith("t = 500,") and f"alpha_bar = {alpha_bar:.4f}" in said["forward"]
+    )
+    assert float(said["forward"].split("SNR = ")[1]) == pytest.approx(
+        alpha_bar / (1 - alpha_bar), rel=5e-3
+    )
     assert said["shown"] == said["spoken"] == said["forward"]
     x0, eps = (unpacked(arrays[name]).reshape(-1, 2) for name in ("x0", "eps"))
     xt = process.q_sample(learnt.s, x0, 500, eps)
-    # Dots that overlap count once: of 40, one or two, so the pixels' mean square is near the points' own.
-    assert said["spread"] == pytest.approx([xt.sum(axis=1).mean(), (xt**2).sum(axis=1).mean()], rel=0.1, abs=0.1)
+    # Dots that overlap count once: of 40, one or two, so the pixels' mean square is near the
+    # points' own.
+    assert said["spread"] == pytest.approx(
+        [xt.sum(axis=1).mean(), (xt**2).sum(axis=1).mean()], rel=0.1, abs=0.1
+    )
     assert said["paused"] == "Play", "whoever moves the slider stops the play"
     assert said["reverse"].startswith("t = 0,") and said["again"] > 500, "and may set it off again"
     # A dot of radius 1.5 covers some 7 pixels; 40 of them, some over others or outside.

@@ -17,27 +17,39 @@ from tinyddpm.errors import InputError
 from tinyddpm.exact import Gaussian
 from tinyddpm.process import reverse_mean
 from tinyddpm.schedule import cosine, linear
-from tinyddpm.tour import (
-    chapters as tour,
-)
-from tinyddpm.tour import (
-    code as tour_code,
-)
-from tinyddpm.tour import (
-    forward as tour_figures,
-)
-from tinyddpm.tour import (
-    learned as tour_learnt,
-)
-from tinyddpm.tour import (
-    spirals as tour_model,
-)
+from tinyddpm.tour import chapters as tour
+from tinyddpm.tour import code as tour_code
+from tinyddpm.tour import forward as tour_figures
+from tinyddpm.tour import learned as tour_learnt
+from tinyddpm.tour import spirals as tour_model
 
 ROOT = pathlib.Path(__file__).parents[2]
-TINY = tour_model.Setting(steps=12, batch=16, hidden=8, points=64, checks=3, cloud=40, frames=5, grid=6, walk=4,
-                          solved=16, fine=20, bounded=16, longest=10)
-NAMES = ["1-destroying-data", "2-bayes", "3-the-bound", "4-gradient-by-hand", "5-training", "6-sampling", "7-scores",
-         "8-likelihood", "9-gpu"]
+TINY = tour_model.Setting(
+    steps=12,
+    batch=16,
+    hidden=8,
+    points=64,
+    checks=3,
+    cloud=40,
+    frames=5,
+    grid=6,
+    walk=4,
+    solved=16,
+    fine=20,
+    bounded=16,
+    longest=10,
+)
+NAMES = [
+    "1-destroying-data",
+    "2-bayes",
+    "3-the-bound",
+    "4-gradient-by-hand",
+    "5-training",
+    "6-sampling",
+    "7-scores",
+    "8-likelihood",
+    "9-gpu",
+]
 TRAINED = ("5-training", "6-sampling", "8-likelihood")
 
 
@@ -58,10 +70,15 @@ def truth():
 
 # The whole.
 
+
 def test_it_leaves_nine_figures_and_a_page_and_nothing_else(walked):
     out, chapters, _ = walked
     assert [chapter.name for chapter in chapters] == NAMES
-    assert {path.name for path in out.iterdir()} == {*(f"{name}.png" for name in NAMES), "index.html", "mine.txt"}
+    assert {path.name for path in out.iterdir()} == {
+        *(f"{name}.png" for name in NAMES),
+        "index.html",
+        "mine.txt",
+    }
     assert (out / "mine.txt").read_text() == "kept"
     for chapter in chapters:
         path = out / f"{chapter.name}.png"
@@ -76,7 +93,7 @@ def test_it_leaves_nine_figures_and_a_page_and_nothing_else(walked):
 
 def test_what_it_says_is_short_and_plain(walked):
     _, chapters, said = walked
-    assert len(said) == 10                      # and a line before the training
+    assert len(said) == 10  # and a line before the training
     for chapter in chapters:
         (words,) = [each for each in said if each.startswith(chapter.name[0] + "  ")]
         rows = words.rstrip("\n").split("\n")
@@ -103,7 +120,9 @@ def test_the_same_seed_gives_the_same_bytes(walked, tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in TRAINED])
 def test_the_committed_figures_are_these(walked, name):
-    """Up to letters and edges, which another FreeType, BLAS or Pillow sets a little otherwise: 2 in 100 pixels."""
+    """Up to letters and edges, which another FreeType, BLAS or Pillow sets a little otherwise: 2 in
+    100 pixels.
+    """
     (chapter,) = [chapter for chapter in walked[1] if chapter.name == name]
     with Image.open(ROOT / "docs" / "tour" / f"{name}.png") as image:
         committed = np.asarray(image.convert("RGB")).astype(int)
@@ -114,7 +133,10 @@ def test_the_committed_figures_are_these(walked, name):
 
 def test_the_committed_page_and_figures_are_whole():
     folder = ROOT / "docs" / "tour"
-    assert {path.name for path in folder.iterdir()} == {*(f"{name}.png" for name in NAMES), "index.html"}
+    assert {path.name for path in folder.iterdir()} == {
+        *(f"{name}.png" for name in NAMES),
+        "index.html",
+    }
     assert (folder / "index.html").stat().st_size < 1_500_000
     assert all(path.stat().st_size < 150_000 for path in folder.glob("*.png"))
 
@@ -131,7 +153,9 @@ def test_a_folder_or_backend_that_cannot_be_is_refused(tmp_path, capsys):
 
 def test_control_c_is_one_line(tmp_path):
     command = [sys.executable, "-m", "tinyddpm", "tour", "--out", str(tmp_path)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout.readline().startswith("1  ")
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
@@ -141,14 +165,18 @@ def test_control_c_is_one_line(tmp_path):
 
 # The data and the training.
 
+
 def test_the_spirals_are_two_arms_each_the_other_turned_by_half(truth):
     x = truth.sample(500, 3)
-    # exp(log p) of sums in another order: 1e-12 is some thousand roundings of a log density of a few units.
+    # exp(log p) of sums in another order: 1e-12 is some thousand roundings of a log density of a
+    # few units.
     np.testing.assert_allclose(truth.log_density(-x, 0), truth.log_density(x, 0), atol=1e-11)
     assert 0.85 < np.abs(x).max() < 1.2
     middle = np.stack([part.mean for part in truth.parts])
-    reach = np.hypot(*middle.T)[:tour_model.PARTS]
-    assert (np.diff(reach) > 0).all() and reach[0] > tour_model.INNER and reach[-1] < tour_model.OUTER
+    reach = np.hypot(*middle.T)[: tour_model.PARTS]
+    assert (
+        (np.diff(reach) > 0).all() and reach[0] > tour_model.INNER and reach[-1] < tour_model.OUTER
+    )
     for i in range(1, tour_model.PARTS - 1):
         part, ahead = truth.parts[i], middle[i + 1] - middle[i - 1]
         along = part.axes[:, part.spectrum.argmax()]
@@ -157,11 +185,15 @@ def test_the_spirals_are_two_arms_each_the_other_turned_by_half(truth):
 
 
 def test_distance_is_the_mean_square_error_of_v(truth):
-    """For a denoiser off by sqrt(alpha_bar_t) d in eps_hat, v_hat is off by d: the distance is d^2 (Salimans22)."""
+    """For a denoiser off by sqrt(alpha_bar_t) d in eps_hat, v_hat is off by d: the distance is d^2
+    (Salimans22).
+    """
     test = tour_model._test(truth, 0)
     assert tour_model.distance(truth, truth.s, test) == 0
     for d in (0.1, 2.0):
-        off = tour_model.distance(lambda x, t, d=d: truth(x, t) + d * np.sqrt(truth.s.alpha_bar[t]), truth.s, test)
+        off = tour_model.distance(
+            lambda x, t, d=d: truth(x, t) + d * np.sqrt(truth.s.alpha_bar[t]), truth.s, test
+        )
         assert off == pytest.approx(d**2, rel=1e-9)
 
 
@@ -171,31 +203,46 @@ def test_training_comes_nearer_to_the_truth():
     fresh, after = (tour_model.distance(net, learnt.s, test) for net in (learnt.fresh, learnt.ema))
     assert after < 0.5 * fresh
     assert len(learnt.losses) == 300 and learnt.losses[-50:].mean() < learnt.losses[:10].mean()
-    np.testing.assert_allclose(learnt.checks[-1], [300, tour_model.distance(learnt.raw, learnt.s, test), after])
+    np.testing.assert_allclose(
+        learnt.checks[-1], [300, tour_model.distance(learnt.raw, learnt.s, test), after]
+    )
 
 
 # The chapters' numbers.
 
+
 def test_the_product_of_two_bells_is_the_posterior():
-    """On a grid of 0.002: the trapezium rule of smooth bells is exact up to what their tails leave outside, 1e-4."""
-    x, prior, likelihood, product, closed = tour_figures._product(linear(10), 4, np.array([-0.8]), np.array([0.9]))
+    """On a grid of 0.002: the trapezium rule of smooth bells is exact up to what their tails leave
+    outside, 1e-4.
+    """
+    x, prior, likelihood, product, closed = tour_figures._product(
+        linear(10), 4, np.array([-0.8]), np.array([0.9])
+    )
     step = x[1] - x[0]
     assert np.abs(product - closed).max() < 1e-3 * closed.max()
-    assert closed.sum() * step == pytest.approx(1, abs=1e-3) and prior.sum() * step == pytest.approx(1, abs=1e-2)
+    assert closed.sum() * step == pytest.approx(
+        1, abs=1e-3
+    ) and prior.sum() * step == pytest.approx(1, abs=1e-2)
     assert likelihood.max() < closed.max() > prior.max(), "it is narrower than both"
 
 
 def test_the_wrong_alpha_leaves_the_range_of_numbers_and_the_right_one_stays():
-    """sigma^2 = beta keeps variance 1: 256 samples know their size to 1 / sqrt(512) = 0.044, 5 of which are 0.22."""
+    """sigma^2 = beta keeps variance 1: 256 samples know their size to 1 / sqrt(512) = 0.044, 5 of
+    which are 0.22.
+    """
     s = linear(1000)
-    right, wrong = (tour_figures._chain(s, mean, 0)[1] for mean in (reverse_mean, tour_figures._wrong_mean))
+    right, wrong = (
+        tour_figures._chain(s, mean, 0)[1] for mean in (reverse_mean, tour_figures._wrong_mean)
+    )
     assert np.abs(right - 1).max() < 0.25
     assert np.isinf(wrong[-1]) or wrong[-1] > 1e300
 
 
 @pytest.mark.parametrize("name", ["linear", "convolution", "GroupNorm", "attention"])
 def test_the_gap_to_finite_differences_is_a_v(name):
-    """Its right arm has slope 2 within 0.1 (the next term is h^4), its left one goes down to rounding / h."""
+    """Its right arm has slope 2 within 0.1 (the next term is h^4), its left one goes down to
+    rounding / h.
+    """
     case = tour_code._operations(0)[name]
     steps = np.geomspace(1e-4, 3e-3, 6)
     gaps = [tour_code._gap(*case, h, 0) for h in steps]
@@ -205,7 +252,10 @@ def test_the_gap_to_finite_differences_is_a_v(name):
 
 def test_a_wrong_backward_shows_no_v():
     arrays, forward, _ = tour_code._operations(0)["convolution"]
-    assert min(tour_code._gap(arrays, forward, tour_code._unturned, h, 0) for h in (1e-8, 1e-6, 1e-4)) > 0.1
+    assert (
+        min(tour_code._gap(arrays, forward, tour_code._unturned, h, 0) for h in (1e-8, 1e-6, 1e-4))
+        > 0.1
+    )
 
 
 def test_the_bound_comes_closer_with_more_steps_and_beta_is_the_better_variance():
@@ -222,8 +272,9 @@ def test_the_gap_is_small_where_log_p_is_not(monkeypatch):
 
 
 def test_the_second_order_solver_wins_on_the_exact_mixture(walked):
-    learnt = tour_model.learn(tour_model.Setting(steps=1, batch=4, hidden=4, points=8, checks=1, solved=48,
-                                                  fine=150))
+    learnt = tour_model.learn(
+        tour_model.Setting(steps=1, batch=4, hidden=4, points=8, checks=1, solved=48, fine=150)
+    )
     errors = tour_learnt._solver_errors(learnt)
     assert [evaluations for evaluations, _ in errors["heun"]] == [9, 19, 39, 79, 159]
     for name, rows in errors.items():
@@ -232,11 +283,20 @@ def test_the_second_order_solver_wins_on_the_exact_mixture(walked):
 
 
 def test_the_roofline_is_the_benchmark_s_and_the_readme_s():
-    """The card and the bytes are benchmarks/roofline.py's; the two counts from SASS are those that README prints."""
+    """The card and the bytes are benchmarks/roofline.py's; the two counts from SASS are those that
+    README prints.
+    """
     card = roofline.CARDS["h100"]
-    assert pytest.approx(card.budget(12)) == tour_code.LANES * tour_code.CLOCK * 12 / tour_code.BANDWIDTH
-    kernels = dict(zip(("noised_drawn", "reverse_drawn", "normal", "noised", "adamw_ema", "norm_silu"),
-                       tour_code.KERNELS.values()))
+    assert (
+        pytest.approx(card.budget(12))
+        == tour_code.LANES * tour_code.CLOCK * 12 / tour_code.BANDWIDTH
+    )
+    kernels = dict(
+        zip(
+            ("noised_drawn", "reverse_drawn", "normal", "noised", "adamw_ema", "norm_silu"),
+            tour_code.KERNELS.values(),
+        )
+    )
     assert all(size == roofline.BYTES[name] for name, (size, _) in kernels.items())
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert all(str(kernels[name][1]) in readme for name in ("noised_drawn", "reverse_drawn"))
@@ -251,5 +311,7 @@ def test_noise_does_not_care_how_a_batch_is_split():
 
 
 def test_sentences_go_on_until_they_end():
-    chapter = tour_model.Chapter("0", "", None, "", ["One", "two.", "Three (3)", "four: 4,", "5."], "")
+    chapter = tour_model.Chapter(
+        "0", "", None, "", ["One", "two.", "Three (3)", "four: 4,", "5."], ""
+    )
     assert chapter.sentences() == ["One two.", "Three (3)", "four: 4, 5."]

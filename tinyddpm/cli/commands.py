@@ -1,6 +1,8 @@
-"""The command line: train, sample, eval. It reads options, calls the library and says what happened.
+"""The command line: train, sample, eval. It reads options, calls the library and says what
+happened.
 
-Exit codes: 0 done; 1 failed; 2 wrong use or bad input, one line on standard error; 130 and 143 interrupted.
+Exit codes: 0 done; 1 failed; 2 wrong use or bad input, one line on standard error; 130 and 143
+interrupted.
 """
 
 import dataclasses
@@ -26,9 +28,14 @@ from ..training import Recipe
 from . import options
 from .terminal import Progress, Stopped, complain
 
-FRAMES = 48                 # of the reverse process in the GIF
-BOUND_TIMES = 32            # of the T terms of the variational bound, drawn anew for each group of samples
-RECIPE = [field.name for field in dataclasses.fields(Recipe) if field.name not in ("steps", "seed", "shards", "levels")]
+FRAMES = 48  # of the reverse process in the GIF
+# of the T terms of the variational bound, drawn anew for each group of samples
+BOUND_TIMES = 32
+RECIPE = [
+    field.name
+    for field in dataclasses.fields(Recipe)
+    if field.name not in ("steps", "seed", "shards", "levels")
+]
 UNET = ("base", "mults", "blocks", "attention", "heads", "groups", "pad")
 PERCEPTRON = ("hidden", "layers")
 
@@ -58,20 +65,34 @@ def _fail(message, code):
 
 # Commands.
 
+
 def train(args):
     """tinyddpm train: fit, keep the run, and draw what it learnt."""
     stopped = args.stopped
     if args.resume:
         out = pathlib.Path(args.resume)
         if args.data or args.out:
-            raise InputError("--resume takes its data and its folder from the run: give no DATA and no --out")
+            raise InputError(
+                "--resume takes its data and its folder from the run: give no DATA and no --out"
+            )
         meta = checkpoint.load(out)[1]
         with checkpoint.fitting(out):
             fit, _ = _data_of(meta)
-            progress, expect = Progress(args.steps or meta["recipe"]["steps"]), _expected(args, meta)
+            progress, expect = (
+                Progress(args.steps or meta["recipe"]["steps"]),
+                _expected(args, meta),
+            )
         with stopped.waiting():
-            trained = run.resume(out, fit.x, args.steps, labels=fit.labels, expect=expect, progress=progress,
-                                 stop=stopped, backend=args.backend)
+            trained = run.resume(
+                out,
+                fit.x,
+                args.steps,
+                labels=fit.labels,
+                expect=expect,
+                progress=progress,
+                stop=stopped,
+                backend=args.backend,
+            )
     else:
         fit, about = _data_to_fit(args)
         labels = fit.labels if args.classes else None
@@ -84,15 +105,33 @@ def train(args):
         net, s = _net(args, fit.x.shape[1:], labels), _schedule(args)
         with stopped.waiting():
             trained = run.train(
-                fit.x, steps, args.seed, out, labels=labels, net=net, schedule=s, save_every=args.save_every,
-                log_every=args.log_every, keep=args.keep, progress=progress, stop=stopped, meta={"data": about},
-                backend=args.backend, levels=fit.levels, **settings)
+                fit.x,
+                steps,
+                args.seed,
+                out,
+                labels=labels,
+                net=net,
+                schedule=s,
+                save_every=args.save_every,
+                log_every=args.log_every,
+                keep=args.keep,
+                progress=progress,
+                stop=stopped,
+                meta={"data": about},
+                backend=args.backend,
+                levels=fit.levels,
+                **settings,
+            )
     progress.close()
     if stopped.signal:
-        return _fail(f"stopped at step {trained.meta['step']} and saved; go on with: tinyddpm train --resume {out}",
-                     128 + stopped.signal)
+        return _fail(
+            f"stopped at step {trained.meta['step']} and saved; go on with: tinyddpm train --resume {out}",
+            128 + stopped.signal,
+        )
     _draw_run(out, trained, fit)
-    print(f"{out}: {trained.meta['step']} steps; samples.png, reverse.gif, loss.png, log.jsonl, checkpoint.npz")
+    print(
+        f"{out}: {trained.meta['step']} steps; samples.png, reverse.gif, loss.png, log.jsonl, checkpoint.npz"
+    )
     print(f"judge it by the data it never saw: tinyddpm eval {out}")
     return 0
 
@@ -101,7 +140,9 @@ def sample(args):
     """tinyddpm sample: a picture of new samples, and their numbers or their path where asked."""
     trained = model.load(args.run, args.backend)
     out = args.out or _folder(args.run) / f"samples-{args.seed}.png"
-    x, frames = model.sample(trained, args.n, trajectory=FRAMES, label=args.label, **_sampler_settings(args))
+    x, frames = model.sample(
+        trained, args.n, trajectory=FRAMES, label=args.label, **_sampler_settings(args)
+    )
     figures.save_png(out, figures.picture(x))
     print(out)
     if args.gif:
@@ -122,36 +163,60 @@ def evaluate(args):
         raise InputError(f"{args.run} held nothing out: train with --holdout to judge by it")
     n = args.n or len(held.x)
     if trained.classes and held.labels is None:
-        raise InputError(f"{args.run} was trained with labels, and {args.data} has none to judge it by")
+        raise InputError(
+            f"{args.run} was trained with labels, and {args.data} has none to judge it by"
+        )
     asked = np.resize(held.labels, n) if trained.classes else None
     x = model.sample(trained, n, label=asked, **_sampler_settings(args))
     in_unit = [data.to_unit(part) for part in (x, fit.x, held.x)]
     scores = metrics.evaluate(*in_unit) | _bound(args, trained, held)
     if trained.classes:
-        scores["label_agreement"] = metrics.label_agreement(in_unit[0], asked, in_unit[2], held.labels)
-        scores["label_agreement_fit"] = metrics.label_agreement(in_unit[1], fit.labels, in_unit[2], held.labels)
+        scores["label_agreement"] = metrics.label_agreement(
+            in_unit[0], asked, in_unit[2], held.labels
+        )
+        scores["label_agreement_fit"] = metrics.label_agreement(
+            in_unit[1], fit.labels, in_unit[2], held.labels
+        )
     for name, value in scores.items():
         print(f"{name:20} {value:.4f}")
     record = {"step": trained.meta["step"], "n": len(x), **_sampler_settings(args), **scores}
-    checkpoint.write_atomic(_folder(args.run) / "eval.json", (json.dumps(record, indent=1) + "\n").encode())
+    checkpoint.write_atomic(
+        _folder(args.run) / "eval.json", (json.dumps(record, indent=1) + "\n").encode()
+    )
     return 0
 
 
 def _bound(args, trained, held):
-    """The variational bound on the held-out data (Ho20 eq. 5), in bits per dimension, and its parts, by name."""
+    """The variational bound on the held-out data (Ho20 eq. 5), in bits per dimension, and its
+    parts, by name.
+    """
     ops = trained.ops
     with checkpoint.fitting(args.run):
         levels = Recipe(**trained.meta["recipe"]).levels
     found = likelihood.bits_per_dim(
-        trained, trained.schedule, ops.asarray(held.x), args.seed,
-        "learned" if trained.learns_variance else args.variance, None if args.no_clip else 1.0,
-        1 / (levels - 1) if levels else None, min(BOUND_TIMES, trained.schedule.T), xp=ops.xp)
-    return {"bits_per_dim": found.total, "bits_error": found.error, "bits_L_T": found.prior,
-            "bits_L_between": float(found.terms[1:].sum()), "bits_L_0": float(found.terms[0])}
+        trained,
+        trained.schedule,
+        ops.asarray(held.x),
+        args.seed,
+        "learned" if trained.learns_variance else args.variance,
+        None if args.no_clip else 1.0,
+        1 / (levels - 1) if levels else None,
+        min(BOUND_TIMES, trained.schedule.T),
+        xp=ops.xp,
+    )
+    return {
+        "bits_per_dim": found.total,
+        "bits_error": found.error,
+        "bits_L_T": found.prior,
+        "bits_L_between": float(found.terms[1:].sum()),
+        "bits_L_0": float(found.terms[0]),
+    }
 
 
 def backends(args):
-    """tinyddpm backends: one line each, with versions and device, or what is missing and how to get it."""
+    """tinyddpm backends: one line each, with versions and device, or what is missing and how to get
+    it.
+    """
     for name, there, words in backend.listing():
         print(f"{name:10}{'yes' if there else 'no':5}{words}")
     return 0
@@ -174,6 +239,7 @@ def tour(args):
 
 # What the commands share.
 
+
 def _data_to_fit(args):
     """The part of the data to fit, and how to find it again."""
     spec = args.data or "digits"
@@ -181,16 +247,25 @@ def _data_to_fit(args):
     built_in = loaded.name in ("digits", *data.TOYS)
     holdout = (0.5 if built_in else 0.1) if args.holdout is None else args.holdout
     fit, _ = data.split(loaded, holdout)
-    about = {"spec": spec if built_in else str(pathlib.Path(spec).resolve()), "holdout": holdout,
-             "limit": args.limit, "range": args.range, "restore": [loaded.low, loaded.high]}
+    about = {
+        "spec": spec if built_in else str(pathlib.Path(spec).resolve()),
+        "holdout": holdout,
+        "limit": args.limit,
+        "range": args.range,
+        "restore": [loaded.low, loaded.high],
+    }
     return fit, about
 
 
 def _data_of(meta, spec=None):
-    """The fitted and the held-out part of a run's data. Raises InputError where the run has forgotten it."""
+    """The fitted and the held-out part of a run's data. Raises InputError where the run has
+    forgotten it.
+    """
     about = meta.get("data")
     if about is None:
-        raise InputError("this run was trained on an array: only the library can resume or judge it")
+        raise InputError(
+            "this run was trained on an array: only the library can resume or judge it"
+        )
     loaded = data.load(spec or about["spec"], about.get("limit", readers.LIMIT), about["range"])
     return data.split(loaded, about["holdout"])
 
@@ -210,7 +285,9 @@ def _folder(run_path):
 def _schedule(args):
     s = schedule.KINDS[args.schedule](args.T)
     if args.zero_snr and args.target == "eps":
-        raise InputError("--zero-snr needs --target x0 or v: at alpha_bar = 0, eps says nothing about x0")
+        raise InputError(
+            "--zero-snr needs --target x0 or v: at alpha_bar = 0, eps says nothing about x0"
+        )
     return s.zero_terminal_snr() if args.zero_snr else s
 
 
@@ -241,20 +318,33 @@ def _expected(args, meta):
     given = {name: getattr(args, name) for name in (*UNET, *PERCEPTRON)}
     if args.attention is not None:
         given["attention"] = [level in args.attention for level in range(len(meta["net"]["mults"]))]
-    given |= {name: getattr(args, name) for name in RECIPE if getattr(args, name) != getattr(Recipe(), name)}
+    given |= {
+        name: getattr(args, name)
+        for name in RECIPE
+        if getattr(args, name) != getattr(Recipe(), name)
+    }
     return {name: value for name, value in given.items() if value is not None}
 
 
 def _sampler_settings(args):
-    return {"seed": args.seed, "sampler": args.sampler, "steps": args.steps, "eta": args.eta,
-            "spacing": args.spacing, "variance": args.variance, "guidance": args.guidance,
-            "clip": None if args.no_clip else 1.0}
+    return {
+        "seed": args.seed,
+        "sampler": args.sampler,
+        "steps": args.steps,
+        "eta": args.eta,
+        "spacing": args.spacing,
+        "variance": args.variance,
+        "guidance": args.guidance,
+        "clip": None if args.no_clip else 1.0,
+    }
 
 
 def _draw_run(out, trained, fit):
     """The pictures of a finished run: samples, how they came about, and the loss."""
     images = len(trained.shape) == 3
-    x, frames = model.sample(trained, 64 if images else 1024, trained.meta["recipe"]["seed"], trajectory=FRAMES)
+    x, frames = model.sample(
+        trained, 64 if images else 1024, trained.meta["recipe"]["seed"], trajectory=FRAMES
+    )
     reference = None if images else fit.x
     figures.save_png(out / "samples.png", figures.picture(x, reference))
     figures.save_gif(out / "reverse.gif", _gif_frames(frames, reference))
@@ -263,7 +353,9 @@ def _draw_run(out, trained, fit):
 
 
 def _gif_frames(frames, reference=None):
-    """The reverse process as small pictures: noise does not compress, so a large GIF of it is a heavy one."""
+    """The reverse process as small pictures: noise does not compress, so a large GIF of it is a
+    heavy one.
+    """
     if frames.ndim == 3:
         return [figures.scatter(frame, 320, reference) for frame in frames]
     columns = math.ceil(math.sqrt(frames.shape[1]))

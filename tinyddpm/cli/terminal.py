@@ -1,4 +1,6 @@
-"""What the command line does with a terminal and with signals: one line of progress, and a clean stop."""
+"""What the command line does with a terminal and with signals: one line of progress, and a clean
+stop.
+"""
 
 import contextlib
 import os
@@ -7,7 +9,7 @@ import sys
 import threading
 import time
 
-GRACE = 1.0         # seconds for what has to be tidied up after an interruption
+GRACE = 1.0  # seconds for what has to be tidied up after an interruption
 
 
 def complain(message):
@@ -18,14 +20,16 @@ def complain(message):
 class Stopped:
     """True once SIGINT or SIGTERM has come; `signal` is its number.
 
-    Inside `waiting`, the first one is only noted, for a loop that asks; anywhere else, and from the second one on, it
-    raises KeyboardInterrupt, and a process that is still there GRACE seconds later, its threads deep in a computation,
-    is ended with one line and 128 + the number.
+    Inside `waiting`, the first one is only noted, for a loop that asks; anywhere else, and from the
+    second one on, it raises KeyboardInterrupt, and a process that is still there GRACE seconds
+    later, its threads deep in a computation, is ended with one line and 128 + the number.
     """
 
     def __init__(self):
         self.signal, self.patient = 0, False
-        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.before = {
+            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         self.timer = threading.Timer(GRACE, self._leave)
         self.timer.daemon = True
 
@@ -69,15 +73,19 @@ class Progress:
 
     def __call__(self, record):
         now = time.monotonic()
-        if self.first is None:          # the first step warms up caches: time from its end
+        if self.first is None:  # the first step warms up caches: time from its end
             self.first, self.start = record["step"], now
         if not self.live or now - self.shown < 0.2 and record["step"] < self.steps:
             return
         self.shown = now
         rate = (record["step"] - self.first) / max(now - self.start, 1e-9)
         left = f"{(self.steps - record['step']) / rate:.0f} s left" if rate else ""
-        print(f"\rstep {record['step']}/{self.steps}  loss {float(record['loss']):.4f}  {rate:.1f} steps/s  {left}   ",
-              end="", file=sys.stderr, flush=True)
+        print(
+            f"\rstep {record['step']}/{self.steps}  loss {float(record['loss']):.4f}  {rate:.1f} steps/s  {left}   ",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def close(self):
         """End the line."""

@@ -1,8 +1,9 @@
-"""Readers for the user's own files: .npy, .npz, IDX (also gzipped), CIFAR's binary version and folders of PNGs.
+"""Readers for the user's own files: .npy, .npz, IDX (also gzipped), CIFAR's binary version and
+folders of PNGs.
 
-A file is told by its content (CIFAR's, which has no mark, by its name and size) and not trusted: nothing is
-unpickled, what a header claims is held against `limit` before anything is read, and compressed data are read piece
-by piece, never beyond the claim. Every failure is one InputError.
+A file is told by its content (CIFAR's, which has no mark, by its name and size) and not trusted:
+nothing is unpickled, what a header claims is held against `limit` before anything is read, and
+compressed data are read piece by piece, never beyond the claim. Every failure is one InputError.
 """
 
 import contextlib
@@ -21,33 +22,55 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import InputError
 
-LIMIT = 2**30           # bytes that the samples may take, as float32 or as stored, whichever is more
-PIECE = 2**20           # bytes read at a time
-HEADER = 2**16          # more than any .npy header of plain numbers
+# bytes that the samples may take, as float32 or as stored, whichever is more
+LIMIT = 2**30
+PIECE = 2**20  # bytes read at a time
+HEADER = 2**16  # more than any .npy header of plain numbers
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 IMAGE_NAMES, LABEL_NAMES = ("images", "x", "arr_0"), ("labels", "y")
-DEFLATE = 1032          # no deflated byte unpacks to more: 258 bytes from two bits is the best it can do
-PICKLE = b"\x80"        # how a pickle of protocol 2 or later starts
-PICKLE_REFUSED = "is a Python pickle, which could run any code: give a .npy, or the binary version of CIFAR"
-CIFAR = {3073: ("CIFAR-10", 10), 3074: ("CIFAR-100", 100)}      # bytes a record: its labels, then 32 x 32 x 3 pixels
+# no deflated byte unpacks to more: 258 bytes from two bits is the best it can do
+DEFLATE = 1032
+PICKLE = b"\x80"  # how a pickle of protocol 2 or later starts
+PICKLE_REFUSED = (
+    "is a Python pickle, which could run any code: give a .npy, or the binary version of CIFAR"
+)
+# bytes a record: its labels, then 32 x 32 x 3 pixels
+CIFAR = {3073: ("CIFAR-10", 10), 3074: ("CIFAR-100", 100)}
 
 # What the standard library, NumPy and Pillow raise on broken files.
-FAILURES = (OSError, ValueError, EOFError, RuntimeError, MemoryError, ArithmeticError, LookupError,
-            SyntaxError, TypeError, AttributeError, struct.error, zlib.error, zipfile.BadZipFile,
-            tokenize.TokenError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+FAILURES = (
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    ArithmeticError,
+    LookupError,
+    SyntaxError,
+    TypeError,
+    AttributeError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+    tokenize.TokenError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
 
 
 def read(path, limit=LIMIT):
     """Read samples and, where the file has them, labels: (array, labels or None), values as stored.
 
-    path: a .npy or .npz file, an IDX file (.gz too; its labels' file is looked for beside it), CIFAR's .bin or the
-    folder of them, a folder of PNGs, or one of such folders, a class each. Raises InputError, naming the file, where
-    it cannot be read or its samples would take more than `limit` bytes.
+    path: a .npy or .npz file, an IDX file (.gz too; its labels' file is looked for beside it),
+    CIFAR's .bin or the folder of them, a folder of PNGs, or one of such folders, a class each.
+    Raises InputError, naming the file, where it cannot be read or its samples would take more than
+    `limit` bytes.
     """
     if limit < 1:
         raise InputError(f"the limit must be at least 1 byte, got {limit}")
     with naming(path), warnings.catch_warnings():
-        # NumPy and Pillow warn of oddities that they mend; of an image too large to be true they must not only warn.
+        # NumPy and Pillow warn of oddities that they mend; of an image too large to be true they
+        # must not only warn.
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         path = Path(path)
@@ -68,8 +91,10 @@ def _read_file(path, limit):
             return read_cifar([path], limit)
         if start[:2] in (b"\x1f\x8b", b"\0\0"):
             return read_idx(file, limit), _labels_beside(path, limit)
-    raise InputError("is none of .npy, .npz, IDX, IDX .gz, CIFAR's .bin (records of 3073 or 3074 bytes) "
-                     "and a folder of PNGs")
+    raise InputError(
+        "is none of .npy, .npz, IDX, IDX .gz, CIFAR's .bin (records of 3073 or 3074 bytes) "
+        "and a folder of PNGs"
+    )
 
 
 def _read_folder(folder, limit):
@@ -79,7 +104,8 @@ def _read_folder(folder, limit):
     binaries = [name for name in names if name.startswith("data_batch_") and name.endswith(".bin")]
     if binaries or "train.bin" in names:
         return read_cifar([folder / name for name in binaries or ["train.bin"]], limit)
-    for name in {"data_batch_1", "train"} & set(names):     # as CIFAR's Python version names its pickles
+    # as CIFAR's Python version names its pickles
+    for name in {"data_batch_1", "train"} & set(names):
         with open(folder / name, "rb") as file:
             if file.read(1) == PICKLE:
                 raise InputError(f"{name} {PICKLE_REFUSED}")
@@ -108,7 +134,9 @@ def naming(path):
 
 
 def read_npy(file, limit=LIMIT):
-    """Read one array of numbers in NumPy's .npy format from an open file, at its stored shape and dtype."""
+    """Read one array of numbers in NumPy's .npy format from an open file, at its stored shape and
+    dtype.
+    """
     head = io.BytesIO(file.read(HEADER))
     version = np.lib.format.read_magic(head)
     if version == (1, 0):
@@ -131,8 +159,14 @@ def read_npz(file, limit=LIMIT):
         for info in archive.infolist():
             name = info.filename.removesuffix(".npy")
             # orig_filename is the name before zipfile cuts it at a NUL and turns backslashes round.
-            if info.filename != info.orig_filename or not info.filename.endswith(".npy") or set(name) & set("/\\:"):
-                raise InputError(f"holds a member named {info.orig_filename!a:.80}; an .npz holds NAME.npy only")
+            if (
+                info.filename != info.orig_filename
+                or not info.filename.endswith(".npy")
+                or set(name) & set("/\\:")
+            ):
+                raise InputError(
+                    f"holds a member named {info.orig_filename!a:.80}; an .npz holds NAME.npy only"
+                )
             if name in members:
                 raise InputError(f"holds two members named {info.filename!a:.80}")
             members[name] = info
@@ -155,8 +189,11 @@ def read_npz(file, limit=LIMIT):
 
 
 def read_idx(file, limit=LIMIT):
-    """Read an array in MNIST's IDX format, (N,) to (N, H, W, C), from an open file that may be gzipped."""
-    if not isinstance(file, gzip.GzipFile) and file.read(2) == b"\x1f\x8b":     # one layer: some files hold themselves
+    """Read an array in MNIST's IDX format, (N,) to (N, H, W, C), from an open file that may be
+    gzipped.
+    """
+    # one layer: some files hold themselves
+    if not isinstance(file, gzip.GzipFile) and file.read(2) == b"\x1f\x8b":
         file.seek(0)
         with gzip.open(file) as unpacked:
             return read_idx(unpacked, limit)
@@ -171,10 +208,12 @@ def read_idx(file, limit=LIMIT):
 
 
 def read_cifar(paths, limit=LIMIT):
-    """Read CIFAR's binary files: uint8 images (N, 32, 32, 3) and labels (N,), of CIFAR-100 the fine ones.
+    """Read CIFAR's binary files: uint8 images (N, 32, 32, 3) and labels (N,), of CIFAR-100 the fine
+    ones.
 
-    A record is 1 label byte (CIFAR-10), or a coarse and a fine one (CIFAR-100), then 1024 bytes each of red, green
-    and blue. Raises InputError where a size is no whole number of records or a label is out of bounds.
+    A record is 1 label byte (CIFAR-10), or a coarse and a fine one (CIFAR-100), then 1024 bytes
+    each of red, green and blue. Raises InputError where a size is no whole number of records or a
+    label is out of bounds.
     """
     sizes = [path.stat().st_size for path in paths]
     record = next((record for record in CIFAR if not any(size % record for size in sizes)), None)
@@ -197,9 +236,14 @@ def read_cifar(paths, limit=LIMIT):
 def read_classes(folder, limit=LIMIT):
     """Read a folder of folders of PNGs, a class each: images as of `read_pngs`, labels int64 (N,).
 
-    Label k is the k-th folder that holds PNGs, in the order of their names, or of their values where all are numbers.
+    Label k is the k-th folder that holds PNGs, in the order of their names, or of their values
+    where all are numbers.
     """
-    found = {path.name: _pngs_in(path) for path in folder.iterdir() if path.is_dir() and path.name[0] != "."}
+    found = {
+        path.name: _pngs_in(path)
+        for path in folder.iterdir()
+        if path.is_dir() and path.name[0] != "."
+    }
     names = [name for name in found if found[name]]
     names.sort(key=int if all(name.isdecimal() for name in names) else str)
     labels = np.repeat(np.arange(len(names)), [len(found[name]) for name in names])
@@ -207,16 +251,19 @@ def read_classes(folder, limit=LIMIT):
 
 
 def read_pngs(folder, limit=LIMIT):
-    """Read a folder's PNGs in the order of their names: uint8 (N, H, W, 1) if all grey, else (N, H, W, 3).
+    """Read a folder's PNGs in the order of their names: uint8 (N, H, W, 1) if all grey, else (N, H,
+    W, 3).
 
-    Palettes become RGB and transparency is laid on white. Raises InputError where there is no PNG, where two
-    sizes differ, and on 16 bits a channel.
+    Palettes become RGB and transparency is laid on white. Raises InputError where there is no PNG,
+    where two sizes differ, and on 16 bits a channel.
     """
     return _read_pngs(folder, _pngs_in(folder), limit)
 
 
 def _pngs_in(folder):
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".png" and path.name[0] != ".")
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() == ".png" and path.name[0] != "."
+    )
 
 
 def _read_pngs(folder, paths, limit):
@@ -236,7 +283,9 @@ def _read_pngs(folder, paths, limit):
     for i, (path, name) in enumerate(zip(paths, names)):
         with naming(name), _open_png(path, limit) as image:
             if image.mode in ("LA", "RGBA") or "transparency" in image.info:
-                image = Image.alpha_composite(Image.new("RGBA", size, "white"), image.convert("RGBA"))
+                image = Image.alpha_composite(
+                    Image.new("RGBA", size, "white"), image.convert("RGBA")
+                )
             images[i] = np.asarray(image.convert(mode)).reshape(shape[1:])
     return images
 
@@ -246,8 +295,10 @@ def _open_png(path, limit):
     """Open a PNG, its pixels not yet read, after the checks that its header allows."""
     with _open_regular(path) as file, Image.open(file, formats=["PNG"]) as image:
         packed, (width, height) = path.stat().st_size, image.size
-        if packed > limit or width * height > 8 * DEFLATE * packed:     # a pixel has a bit at least
-            raise InputError(f"its {packed:,} bytes are beyond the limit or cannot hold {width} x {height} pixels")
+        if packed > limit or width * height > 8 * DEFLATE * packed:  # a pixel has a bit at least
+            raise InputError(
+                f"its {packed:,} bytes are beyond the limit or cannot hold {width} x {height} pixels"
+            )
         stored = image.tile[0][3] if image.tile else ""
         if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA") or "16" in stored:
             raise InputError(f"has mode {stored or image.mode}; save it with 8 bits a channel")
@@ -255,9 +306,15 @@ def _open_png(path, limit):
 
 
 def _labels_beside(path, limit):
-    """MNIST's labels lie in a file of their own: train-images-idx3-ubyte has train-labels-idx1-ubyte, or its .gz."""
+    """MNIST's labels lie in a file of their own: train-images-idx3-ubyte has
+    train-labels-idx1-ubyte, or its .gz.
+    """
     name = path.name.replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1")
-    for beside in (path.with_name(name), path.with_name(name.removesuffix(".gz")), path.with_name(f"{name}.gz")):
+    for beside in (
+        path.with_name(name),
+        path.with_name(name.removesuffix(".gz")),
+        path.with_name(f"{name}.gz"),
+    ):
         if "images" in path.name and beside.is_file():
             with naming(beside.name), open(beside, "rb") as file:
                 return read_idx(file, limit)
@@ -270,7 +327,9 @@ def _check_size(shape, itemsize, limit):
         raise InputError(f"is empty: its shape is {tuple(shape)}")
     size = math.prod(shape) * max(itemsize, 4)
     if size > limit:
-        raise InputError(f"its shape {tuple(shape)} would take {size:,} bytes; the limit is {limit:,} (--limit)")
+        raise InputError(
+            f"its shape {tuple(shape)} would take {size:,} bytes; the limit is {limit:,} (--limit)"
+        )
 
 
 def _read_numbers(stream, shape, dtype, limit, order="C"):
@@ -278,7 +337,7 @@ def _read_numbers(stream, shape, dtype, limit, order="C"):
         raise InputError(f"holds {dtype}, not real numbers")
     _check_size(shape, dtype.itemsize, limit)
     data = _read_exactly(stream, math.prod(shape) * dtype.itemsize)
-    if stream.read(1):      # this read also makes a zip or gzip stream check its CRC
+    if stream.read(1):  # this read also makes a zip or gzip stream check its CRC
         raise InputError("is longer than its header says")
     return np.frombuffer(data, dtype).reshape(shape, order=order)
 

@@ -1,4 +1,6 @@
-"""Data to fit: the embedded digits, toys in the plane, the user's own files; how they are split, batched."""
+"""Data to fit: the embedded digits, toys in the plane, the user's own files; how they are split,
+batched.
+"""
 
 import dataclasses
 import functools
@@ -14,16 +16,17 @@ from . import readers
 
 DIGITS = Path(__file__).parent / "digits.npz"
 TOYS = ("moons", "swissroll", "rings")
-TOY_SIZE, TOY_EXTENT, TOY_SIGMA = 4096, 0.9, 0.02       # 0.9 + 5 sigma is still inside [-1, 1]
-TOY_STEP = 2**32 - 2    # `split` draws with purpose DATA too, from step 0 up: the two must not share numbers
+TOY_SIZE, TOY_EXTENT, TOY_SIGMA = 4096, 0.9, 0.02  # 0.9 + 5 sigma is still inside [-1, 1]
+# `split` draws with purpose DATA too, from step 0 up: the two must not share numbers
+TOY_STEP = 2**32 - 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
     """Samples in [-1, 1], and what is needed to write such samples back in the range they came in.
 
-    x float32 (N, H, W, C) or (N, D); labels int64 (N,) or None; low, high: the original range; levels: how many values
-    it has, 256 for bytes, 0 where they are no whole numbers.
+    x float32 (N, H, W, C) or (N, D); labels int64 (N,) or None; low, high: the original range;
+    levels: how many values it has, 256 for bytes, 0 where they are no whole numbers.
     """
 
     x: np.ndarray
@@ -34,15 +37,20 @@ class Data:
     levels: int = 0
 
     def restore(self, x):
-        """Map samples from [-1, 1] to the original range: x (high - low)/2 + (high + low)/2, float32."""
-        return np.float32(self.high / 2 - self.low / 2) * x + np.float32(self.high / 2 + self.low / 2)
+        """Map samples from [-1, 1] to the original range: x (high - low)/2 + (high + low)/2,
+        float32.
+        """
+        return np.float32(self.high / 2 - self.low / 2) * x + np.float32(
+            self.high / 2 + self.low / 2
+        )
 
 
 def load(spec="digits", limit=readers.LIMIT, value_range=None):
-    """Load data by name ('digits', 'moons', 'swissroll', 'rings') or from a path that `readers.read` takes.
+    """Load data by name ('digits', 'moons', 'swissroll', 'rings') or from a path that
+    `readers.read` takes.
 
-    limit: the most bytes that the samples may take; value_range (low, high): as for `from_array`. Returns
-    Data. Raises InputError on a name or file that cannot be used.
+    limit: the most bytes that the samples may take; value_range (low, high): as for `from_array`.
+    Returns Data. Raises InputError on a name or file that cannot be used.
     """
     spec = str(spec)
     if spec == "digits" or spec in TOYS:
@@ -50,8 +58,10 @@ def load(spec="digits", limit=readers.LIMIT, value_range=None):
             raise InputError(f"{spec} has a range of its own; one is declared for files only")
         return _digits() if spec == "digits" else _toy(spec)
     if not _exists(spec):
-        raise InputError(f"no data named {spec!r}: give digits, {', '.join(TOYS)}, or the path of a .npy, "
-                         ".npz, IDX or CIFAR file or of a folder of PNGs")
+        raise InputError(
+            f"no data named {spec!r}: give digits, {', '.join(TOYS)}, or the path of a .npy, "
+            ".npz, IDX or CIFAR file or of a folder of PNGs"
+        )
     array, labels = readers.read(spec, limit)
     return from_array(array, labels, spec, value_range)
 
@@ -59,42 +69,58 @@ def load(spec="digits", limit=readers.LIMIT, value_range=None):
 def from_array(array, labels=None, name="array", value_range=None):
     """Bring an array of samples to float32 in [-1, 1]: x = (a - (high + low)/2) / ((high - low)/2).
 
-    array (N, H, W), (N, H, W, C) with C in 1..4, or (N, D). value_range (low, high) defaults to (0, 255) for
-    uint8, (0, 1) for bool, (-1, 1) for floats; other integers must declare it. labels: (N,) integers or None.
-    Raises InputError on another shape or dtype, no samples, NaN or inf, and on values outside the range.
+    array (N, H, W), (N, H, W, C) with C in 1..4, or (N, D). value_range (low, high) defaults to (0,
+    255) for uint8, (0, 1) for bool, (-1, 1) for floats; other integers must declare it. labels:
+    (N,) integers or None. Raises InputError on another shape or dtype, no samples, NaN or inf, and
+    on values outside the range.
     """
     array = np.asarray(array)
     if array.dtype.kind not in "biuf":
         raise InputError(f"{name}: holds {array.dtype}, not real numbers")
     images = array[..., None] if array.ndim == 3 else array
     if images.ndim not in (2, 4) or images.ndim == 4 and images.shape[3] > 4 or images.size == 0:
-        raise InputError(f"{name}: has shape {array.shape}; expected (N, H, W), (N, H, W, C) with C in 1..4, "
-                         "or (N, D), nothing empty")
+        raise InputError(
+            f"{name}: has shape {array.shape}; expected (N, H, W), (N, H, W, C) with C in 1..4, "
+            "or (N, D), nothing empty"
+        )
     low, high = _range(images, name, value_range)
     # Half-precision and bytes fit in float32; wider types are scaled as float64, then rounded once.
-    x = images.astype(np.float32 if array.dtype.itemsize <= 2 else np.result_type(array.dtype, np.float32))
+    x = images.astype(
+        np.float32 if array.dtype.itemsize <= 2 else np.result_type(array.dtype, np.float32)
+    )
     x -= high / 2 + low / 2
     x /= high / 2 - low / 2
     x = np.ascontiguousarray(x.clip(-1, 1, out=x), np.float32)
     whole = array.dtype.kind != "f" and low.is_integer() and high.is_integer()
-    return Data(x, _labels(labels, len(x), name), name, low, high, int(high - low) + 1 if whole else 0)
+    return Data(
+        x, _labels(labels, len(x), name), name, low, high, int(high - low) + 1 if whole else 0
+    )
 
 
 def split(data, holdout, seed=0):
-    """Split into (fit, held): a fraction `holdout` is held out, of each label where there are labels.
+    """Split into (fit, held): a fraction `holdout` is held out, of each label where there are
+    labels.
 
-    Each class is permuted by (seed, class index), so the split is a pure function of its arguments; both
-    parts keep the order of the data. Raises InputError unless 0 <= holdout < 1 and a sample remains to fit.
+    Each class is permuted by (seed, class index), so the split is a pure function of its arguments;
+    both parts keep the order of the data. Raises InputError unless 0 <= holdout < 1 and a sample
+    remains to fit.
     """
     n = len(data.x)
     if not (0 <= holdout < 1 and round(holdout * n) < n):
-        raise InputError(f"holdout must be in 0 <= holdout < 1 and leave a sample, got {holdout} of {n}")
-    kinds = np.zeros(n, np.int64) if data.labels is None else np.unique(data.labels, return_inverse=True)[1]
+        raise InputError(
+            f"holdout must be in 0 <= holdout < 1 and leave a sample, got {holdout} of {n}"
+        )
+    kinds = (
+        np.zeros(n, np.int64)
+        if data.labels is None
+        else np.unique(data.labels, return_inverse=True)[1]
+    )
     held = np.zeros(n, bool)
     seen = 0
     for k in range(kinds.max() + 1):
         members = np.flatnonzero(kinds == k)
-        # Differences of the rounded running total: each class within one of its share, the total exact.
+        # Differences of the rounded running total: each class within one of its share, the total
+        # exact.
         count = round(holdout * (seen + len(members))) - round(holdout * seen)
         seen += len(members)
         held[members[noise.permutation(len(members), seed, noise.DATA, step=k)[:count]]] = True
@@ -118,9 +144,9 @@ def digest(data):
 def batch_indices(n, batch, seed, step):
     """The samples of batch `step`, int64 (batch,): drawn without replacement, epoch after epoch.
 
-    Place i of the batch has position p = step batch + i, which is place p mod n of the permutation of epoch
-    floor(p / n): a pure function of the arguments, so a run resumes by knowing its step alone. Raises
-    InputError where n or batch is below 1.
+    Place i of the batch has position p = step batch + i, which is place p mod n of the permutation
+    of epoch floor(p / n): a pure function of the arguments, so a run resumes by knowing its step
+    alone. Raises InputError where n or batch is below 1.
     """
     if n < 1 or batch < 1:
         raise InputError(f"n and batch must be at least 1, got n = {n}, batch = {batch}")
@@ -155,7 +181,7 @@ def _exists(spec):
 
 def _range(array, name, value_range):
     """The declared or default (low, high), once every value is known to be finite and to lie in it."""
-    least, most = array.min(), array.max()      # NaN and inf survive min and max
+    least, most = array.min(), array.max()  # NaN and inf survive min and max
     if not (np.isfinite(least) and np.isfinite(most)):
         raise InputError(f"{name}: contains NaN or inf")
     found = f"{name}: {array.dtype} values from {least:.6g} to {most:.6g}"
@@ -166,7 +192,9 @@ def _range(array, name, value_range):
     default = (-1, 1) if kind == "f" else (0, 1) if kind == "b" else (0, 255)
     low, high = map(float, default if value_range is None else value_range)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise InputError(f"a range needs two finite numbers, LOW below HIGH, got {low:g} and {high:g}")
+        raise InputError(
+            f"a range needs two finite numbers, LOW below HIGH, got {low:g} and {high:g}"
+        )
     if least < low or most > high:
         raise InputError(f"{found} leave the range {low:g} to {high:g}; {how}")
     return low, high
@@ -177,7 +205,9 @@ def _labels(labels, n, name):
         return None
     labels = np.asarray(labels)
     if labels.shape != (n,) or labels.dtype.kind not in "biu":
-        raise InputError(f"{name}: labels must be {n} integers, got {labels.dtype} of shape {labels.shape}")
+        raise InputError(
+            f"{name}: labels must be {n} integers, got {labels.dtype} of shape {labels.shape}"
+        )
     return labels.astype(np.int64)
 
 
@@ -188,18 +218,20 @@ def _digits():
 
 
 def _toy(name):
-    """4096 points near a curve, the same in every run: a uniform parameter u, then N(0, sigma^2) noise."""
+    """4096 points near a curve, the same in every run: a uniform parameter u, then N(0, sigma^2)
+    noise.
+    """
     pick, u = noise.uniform((TOY_SIZE, 2), purpose=noise.DATA, step=TOY_STEP).T
-    if name == "moons":         # two half circles, one hanging into the other
+    if name == "moons":  # two half circles, one hanging into the other
         labels = pick < 0.5
         a = math.pi * u
         x = np.where(labels, np.cos(a), 1 - np.cos(a)) - 0.5
         y = np.where(labels, np.sin(a), 0.5 - np.sin(a)) - 0.25
-    elif name == "swissroll":   # the spiral r = a over one and a half turns
+    elif name == "swissroll":  # the spiral r = a over one and a half turns
         labels = None
         a = 1.5 * math.pi * (1 + 2 * u)
         x, y = a * np.cos(a), a * np.sin(a)
-    else:                       # radii 1, 2, 3, chosen in proportion so that all are equally dense
+    else:  # radii 1, 2, 3, chosen in proportion so that all are equally dense
         labels = np.searchsorted([1 / 6, 3 / 6], pick)
         x, y = (labels + 1) * np.cos(2 * math.pi * u), (labels + 1) * np.sin(2 * math.pi * u)
     points = np.stack([x, y], axis=1)

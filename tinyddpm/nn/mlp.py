@@ -9,10 +9,11 @@ from . import params
 
 @dataclass(frozen=True)
 class MLP:
-    """Residual blocks h <- h + silu(h w_a + e w_t) w_b, where e embeds t; x (B, dim) -> (B, out or dim).
+    """Residual blocks h <- h + silu(h w_a + e w_t) w_b, where e embeds t; x (B, dim) -> (B, out or
+    dim).
 
-    hidden: the width, even and at least 4; layers: how many blocks; classes: how many labels it knows, 0 for none.
-    Raises InputError for other sizes.
+    hidden: the width, even and at least 4; layers: how many blocks; classes: how many labels it
+    knows, 0 for none. Raises InputError for other sizes.
     """
 
     dim: int = 2
@@ -25,14 +26,19 @@ class MLP:
         sizes = (self.dim, self.layers, self.dim if self.out is None else self.out)
         whole = all(isinstance(n, Integral) for n in (*sizes, self.hidden, self.classes))
         if not whole or min(sizes) < 1 or self.classes < 0 or self.hidden < 4 or self.hidden % 2:
-            raise InputError("an MLP needs dim, layers and out of at least 1, an even hidden of at least 4 and classes "
-                             f"of at least 0, got {self}")
+            raise InputError(
+                "an MLP needs dim, layers and out of at least 1, an even hidden of at least 4 and classes "
+                f"of at least 0, got {self}"
+            )
 
     def spec(self):
         """Every parameter of the net, once; the last layer of each branch starts at zero."""
         width = self.hidden
-        block = {"a": params.linear(width, width), "time": params.linear(width, width),
-                 "b": params.linear(width, width, gain=0.0)}
+        block = {
+            "a": params.linear(width, width),
+            "time": params.linear(width, width),
+            "b": params.linear(width, width, gain=0.0),
+        }
         return {
             "time": params.linear(width, width),
             "input": params.linear(self.dim, width),
@@ -42,11 +48,15 @@ class MLP:
         }
 
     def forward(self, ops, p, x, t, tape, drop=None, label=None):
-        """The net's output for x (B, dim) at t, (B,) or (1,), and label, likewise; there is no dropout in it."""
+        """The net's output for x (B, dim) at t, (B,) or (1,), and label, likewise; there is no
+        dropout in it.
+        """
         sines = ops.time_embedding(t, self.hidden, x.dtype)
         e = ops.linear(sines, p.time, tape)
         if p.label:
-            e = e + ops.embedding(params.no_label(ops.xp) if label is None else label, p.label, tape)
+            e = e + ops.embedding(
+                params.no_label(ops.xp) if label is None else label, p.label, tape
+            )
         e = ops.silu(e, tape)
         h = ops.linear(x, p.input, tape)
         for block in p.blocks:

@@ -1,9 +1,11 @@
-"""Every differentiable operation and its backward, one under the other: the reference backend, in NumPy.
+"""Every differentiable operation and its backward, one under the other: the reference backend, in
+NumPy.
 
-An operation holds no state. Forward puts what its backward needs on a last-in-first-out `tape`; backward takes
-it off, adds parameter gradients to the views `g` (the same names as `p`) and returns the input's gradient, so a
-backward is its forward read from the bottom up. dy stands for dLoss/dy. Images are channels-last,
-(B, H, W, C); every result keeps the dtype of its input. Other backends override what they speed up.
+An operation holds no state. Forward puts what its backward needs on a last-in-first-out `tape`;
+backward takes it off, adds parameter gradients to the views `g` (the same names as `p`) and returns
+the input's gradient, so a backward is its forward read from the bottom up. dy stands for dLoss/dy.
+Images are channels-last, (B, H, W, C); every result keeps the dtype of its input. Other backends
+override what they speed up.
 """
 
 import math
@@ -21,7 +23,9 @@ class Forget:
 
 
 class Ops(Steps):
-    """The operations, on arrays of the module `xp`; this class is what every other backend is tested against."""
+    """The operations, on arrays of the module `xp`; this class is what every other backend is
+    tested against.
+    """
 
     # A block of unrolled patches should stay in cache between being written and being multiplied.
     block_bytes = 1 << 21
@@ -66,7 +70,9 @@ class Ops(Steps):
         return dx
 
     def pixel_sum(self, x):
-        """The sum over all but the first and last axis, (B, C), as a product with ones: faster than sum."""
+        """The sum over all but the first and last axis, (B, C), as a product with ones: faster than
+        sum.
+        """
         rows = x.reshape(len(x), -1, x.shape[-1])
         return (self.xp.ones((1, rows.shape[1]), x.dtype) @ rows)[:, 0]
 
@@ -74,13 +80,16 @@ class Ops(Steps):
         """The sum of x y over the middle axis, both (B, S, C): (B, C)."""
         return self.xp.einsum("bsc,bsc->bc", x, y)
 
-    # Convolution: y[b,i,j,:] = b + sum_{u,v} x[b, s i + u - pad, s j + v - pad, :] w[u,v]; w (k, k, C, O).
+    # Convolution: y[b,i,j,:] = b + sum_{u,v} x[b, s i + u - pad, s j + v - pad, :] w[u,v]; w (k, k,
+    # C, O).
 
     def conv2d(self, x, p, tape, stride=1, pad=(1, 1), shift=None, onto=None):
-        """A k x k convolution by unrolled patches and a matrix product; pad = zeros (before, after) each axis.
+        """A k x k convolution by unrolled patches and a matrix product; pad = zeros (before, after)
+        each axis.
 
-        What is to be added may be handed in, since a backend can add it on the way: shift, (B or 1, O), the same at
-        every pixel, and onto, an image like y. Their gradients are pixel_sum(dy) and dy itself.
+        What is to be added may be handed in, since a backend can add it on the way: shift, (B or 1,
+        O), the same at every pixel, and onto, an image like y. Their gradients are pixel_sum(dy)
+        and dy itself.
         """
         k = p.w.shape[0]
         size = [(n + sum(pad) - k) // stride + 1 for n in x.shape[1:3]]
@@ -95,7 +104,9 @@ class Ops(Steps):
         return y
 
     def conv2d_backward(self, dy, g, tape):
-        """dw = patches^T dy; dx = the convolution of dy, its stride filled with zeros, with w turned by 180."""
+        """dw = patches^T dy; dx = the convolution of dy, its stride filled with zeros, with w
+        turned by 180.
+        """
         padded, w, stride, before, shape = tape.pop()
         k, _, inputs, outputs = w.shape
         g.b += self.pixel_sum(dy).sum(axis=0)
@@ -107,12 +118,18 @@ class Ops(Steps):
         return self._correlate(spread, turned, 1, shape[1:3])
 
     def _embed(self, x, size, before, step):
-        """x laid into zeros of the given size: its first pixel at `before`, its pixels `step` apart."""
+        """x laid into zeros of the given size: its first pixel at `before`, its pixels `step`
+        apart.
+        """
         if tuple(size) == x.shape[1:3] and before == 0 and step == 1:
             return x
         B, H, W, C = x.shape
         out = self.xp.zeros((B, *size, C), x.dtype)
-        out[:, before:before + step * (H - 1) + 1:step, before:before + step * (W - 1) + 1:step] = x
+        out[
+            :,
+            before : before + step * (H - 1) + 1 : step,
+            before : before + step * (W - 1) + 1 : step,
+        ] = x
         return out
 
     def _correlate(self, x, w, stride, size):
@@ -121,25 +138,34 @@ class Ops(Steps):
         w = w.reshape(-1, outputs)
         y = self.xp.empty((len(x), *size, outputs), x.dtype)
         for part in self._parts(y, k * k * inputs):
-            self.xp.matmul(self._patches(x[part], k, stride, size), w, out=y[part].reshape(-1, outputs))
+            self.xp.matmul(
+                self._patches(x[part], k, stride, size), w, out=y[part].reshape(-1, outputs)
+            )
         return y
 
     def _parts(self, y, width):
-        """Slices of the batch whose patches, `width` numbers for each pixel of y, fill block_bytes or less."""
+        """Slices of the batch whose patches, `width` numbers for each pixel of y, fill block_bytes
+        or less.
+        """
         step = max(1, self.block_bytes // (math.prod(y.shape[1:3]) * width * y.dtype.itemsize))
         return [slice(b, b + step) for b in range(0, len(y), step)]
 
     def _patches(self, x, k, stride, size):
-        """im2col: the k x k patches of x as rows (B H W, k k C); the k pixels of a row lie side by side in x."""
+        """im2col: the k x k patches of x as rows (B H W, k k C); the k pixels of a row lie side by
+        side in x.
+        """
         B, _, _, C = x.shape
         if k == 1 and stride == 1:
             return x.reshape(-1, C)
         x = self.xp.ascontiguousarray(x)
         b, h, w, c = x.strides
-        windows = self.xp.lib.stride_tricks.as_strided(x, (B, *size, k, k * C), (b, stride * h, stride * w, h, c))
+        windows = self.xp.lib.stride_tricks.as_strided(
+            x, (B, *size, k, k * C), (b, stride * h, stride * w, h, c)
+        )
         return windows.reshape(-1, k * k * C)
 
-    # GroupNorm (Wu18 eq. 1-3): y = w (x - mean) / sqrt(var + tol) + b, over (H, W, C / groups) of each sample.
+    # GroupNorm (Wu18 eq. 1-3): y = w (x - mean) / sqrt(var + tol) + b, over (H, W, C / groups) of
+    # each sample.
 
     def groupnorm(self, x, p, groups, tape, tol=1e-6):
         """Normalise each group of channels of each sample; x (B, ..., C), p.w and p.b (C,)."""
@@ -153,7 +179,9 @@ class Ops(Steps):
         return y.reshape(x.shape)
 
     def groupnorm_backward(self, dy, g, tape):
-        """dx = inv (dn - mean(dn) - n mean(dn n)) with n = centred inv, dn = dy w; the means are the groups'."""
+        """dx = inv (dn - mean(dn) - n mean(dn n)) with n = centred inv, dn = dy w; the means are
+        the groups'.
+        """
         centred, inv, w, groups = tape.pop()
         pixels = centred.shape[1]
         rows = dy.reshape(centred.shape)
@@ -169,23 +197,30 @@ class Ops(Steps):
         return dx.reshape(dy.shape)
 
     def _group_mean(self, sums, groups, pixels):
-        """Sums over pixels (B, C) -> each group's mean over pixels and its channels, repeated: (B, C)."""
+        """Sums over pixels (B, C) -> each group's mean over pixels and its channels, repeated: (B,
+        C).
+        """
         B, C = sums.shape
         mean = sums.reshape(B, groups, -1).sum(axis=2) / sums.dtype.type(pixels * (C // groups))
         return mean.repeat(C // groups, axis=1)
 
     def groupnorm_silu(self, x, p, groups, tape, tol=1e-6):
-        """SiLU of GroupNorm: the pair before every convolution, one operation so that a backend may fuse it."""
+        """SiLU of GroupNorm: the pair before every convolution, one operation so that a backend may
+        fuse it.
+        """
         return self.silu(self.groupnorm(x, p, groups, tape, tol), tape)
 
     def groupnorm_silu_backward(self, dy, g, tape):
         """SiLU's backward, then GroupNorm's."""
         return self.groupnorm_backward(self.silu_backward(dy, tape), g, tape)
 
-    # Softmax and attention (Vaswani17 eq. 1): y = softmax(q k^T / sqrt(d)) v, for each head of d channels.
+    # Softmax and attention (Vaswani17 eq. 1): y = softmax(q k^T / sqrt(d)) v, for each head of d
+    # channels.
 
     def softmax(self, x, tape):
-        """y = exp(x) / sum exp(x) over the last axis, shifted by its maximum so that nothing overflows."""
+        """y = exp(x) / sum exp(x) over the last axis, shifted by its maximum so that nothing
+        overflows.
+        """
         y = self.xp.exp(x - x.max(axis=-1, keepdims=True))
         y /= y.sum(axis=-1, keepdims=True)
         tape.append(y)
@@ -197,7 +232,9 @@ class Ops(Steps):
         return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
 
     def attention(self, q, k, v, heads, tape):
-        """Every token of (B, N, C) looks at every other, in each of `heads` equal parts of the channels."""
+        """Every token of (B, N, C) looks at every other, in each of `heads` equal parts of the
+        channels.
+        """
         q, k, v = (self._split(x, heads) for x in (q, k, v))
         scale = q.dtype.type(1 / math.sqrt(q.shape[-1]))
         weights = self.softmax((q @ k.swapaxes(2, 3)) * scale, tape)
@@ -225,7 +262,9 @@ class Ops(Steps):
     def upsample(self, x, tape):
         """Nearest neighbour, twice the size: (B, H, W, C) -> (B, 2 H, 2 W, C)."""
         B, H, W, C = x.shape
-        return self.xp.broadcast_to(x[:, :, None, :, None], (B, H, 2, W, 2, C)).reshape(B, 2 * H, 2 * W, C)
+        return self.xp.broadcast_to(x[:, :, None, :, None], (B, H, 2, W, 2, C)).reshape(
+            B, 2 * H, 2 * W, C
+        )
 
     def upsample_backward(self, dy, tape):
         """Each input pixel gathers the four that it was copied to."""
@@ -263,12 +302,16 @@ class Ops(Steps):
     # Embedding: y = w[label], one row for each class and the last for no class at all.
 
     def embedding(self, label, p, tape):
-        """Rows of w (classes + 1, width) for label (B,) ints, or (1,) for all alike; -1, the last row, is no label."""
+        """Rows of w (classes + 1, width) for label (B,) ints, or (1,) for all alike; -1, the last
+        row, is no label.
+        """
         tape.append(label)
         return p.w[label]
 
     def embedding_backward(self, dy, g, tape):
-        """dw[k] = the sum of dy over the samples with label k, as a product with their one-hot rows."""
+        """dw[k] = the sum of dy over the samples with label k, as a product with their one-hot
+        rows.
+        """
         label = tape.pop() % len(g.w)
         g.w += (self.xp.arange(len(g.w))[:, None] == label).astype(dy.dtype) @ dy
 

@@ -1,7 +1,7 @@
 """AdamW, EMA, gradient clipping and the learning rate's course, all on flat vectors.
 
-theta, grad, m, v and ema are (P,) arrays of one dtype, changed in place, a block at a time so that the
-temporaries stay in cache.
+theta, grad, m, v and ema are (P,) arrays of one dtype, changed in place, a block at a time so that
+the temporaries stay in cache.
 """
 
 import math
@@ -18,15 +18,24 @@ def _blocks(size):
 
 
 def adamw_factors(step, lr, weight_decay=0.0, decay_m=0.9, decay_v=0.999, tol=1e-8):
-    """What `formulas.adamw` needs at `step`, counted from 1: keep, rate, gain_m, gain_v, correct_v, tol."""
-    return (1 - lr * weight_decay, lr / (1 - decay_m**step), 1 - decay_m, 1 - decay_v,
-            1 / math.sqrt(1 - decay_v**step), tol)
+    """What `formulas.adamw` needs at `step`, counted from 1: keep, rate, gain_m, gain_v, correct_v,
+    tol.
+    """
+    return (
+        1 - lr * weight_decay,
+        lr / (1 - decay_m**step),
+        1 - decay_m,
+        1 - decay_v,
+        1 / math.sqrt(1 - decay_v**step),
+        tol,
+    )
 
 
 def ema_weight(step, decay):
     """1 - d with d = min(decay, (1 + step) / (10 + step)), step counted from 1.
 
-    The rising d is the warm-up: early on the average forgets the random start instead of carrying it along.
+    The rising d is the warm-up: early on the average forgets the random start instead of carrying
+    it along.
     """
     return 1 - min(decay, (1 + step) / (10 + step))
 
@@ -35,15 +44,20 @@ def update(theta, grad, m, v, ema, scale, factors, weight):
     """One AdamW step on scale grad and one step of the average, in place (`adamw`, `ema_update`)."""
     for part in _blocks(theta.size):
         g = grad[part] if scale == 1 else scale * grad[part]
-        theta[part], m[part], v[part] = numpy_formulas.adamw(theta[part], g, m[part], v[part], *factors)
+        theta[part], m[part], v[part] = numpy_formulas.adamw(
+            theta[part], g, m[part], v[part], *factors
+        )
         ema[part] = numpy_formulas.average(ema[part], theta[part], weight)
 
 
 def adamw(theta, grad, m, v, step, lr, weight_decay=0.0, decay_m=0.9, decay_v=0.999, tol=1e-8):
-    """One AdamW step (Loshchilov19 Algorithm 2; weight_decay = 0 is Kingma15 Algorithm 1); step counts from 1.
+    """One AdamW step (Loshchilov19 Algorithm 2; weight_decay = 0 is Kingma15 Algorithm 1); step
+    counts from 1.
 
-    m <- decay_m m + (1 - decay_m) grad; v likewise of grad^2; theta <- theta - lr weight_decay theta
-    - lr m_hat / (sqrt(v_hat) + tol), with m_hat = m / (1 - decay_m^step), v_hat = v / (1 - decay_v^step).
+    m <- decay_m m + (1 - decay_m) grad; v likewise of grad^2; theta <- theta - lr weight_decay
+    theta
+    - lr m_hat / (sqrt(v_hat) + tol), with m_hat = m / (1 - decay_m^step), v_hat = v / (1 -
+      decay_v^step).
     The decay is multiplied by lr once.
     """
     factors = adamw_factors(step, lr, weight_decay, decay_m, decay_v, tol)
@@ -73,7 +87,9 @@ def clip_scale_unread(xp, grad, limit):
 
 
 def clip_by_norm(grad, limit):
-    """Scale grad in place to a Euclidean norm of at most `limit` (Pascanu13 Algorithm 1); returns the norm before."""
+    """Scale grad in place to a Euclidean norm of at most `limit` (Pascanu13 Algorithm 1); returns
+    the norm before.
+    """
     scale, norm = clip_scale(grad, limit)
     if scale != 1:
         grad *= scale
@@ -81,10 +97,11 @@ def clip_by_norm(grad, limit):
 
 
 def learning_rate(step, steps, peak, warmup=0, decay="cosine"):
-    """The rate at `step` of 1..steps: linear up to `peak` over `warmup` steps, then level or a half cosine to 0.
+    """The rate at `step` of 1..steps: linear up to `peak` over `warmup` steps, then level or a half
+    cosine to 0.
 
-    Cosine: peak (1 + cos(pi (step - 1 - warmup) / (steps - warmup))) / 2 (Loshchilov17 eq. 5), so the first
-    step after warm-up has the peak and the last is just above 0.
+    Cosine: peak (1 + cos(pi (step - 1 - warmup) / (steps - warmup))) / 2 (Loshchilov17 eq. 5), so
+    the first step after warm-up has the peak and the last is just above 0.
     """
     if step <= warmup:
         return peak * step / warmup

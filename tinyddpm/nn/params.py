@@ -1,8 +1,10 @@
-"""A net's parameters, written down once: a spec gives the flat vector, its named views and its first values.
+"""A net's parameters, written down once: a spec gives the flat vector, its named views and its
+first values.
 
-A spec is a tree of dicts and lists whose leaves are `Param`s, or None for a part that is absent. `views` lays
-the same tree of names over a flat vector, so that `p.conv1.w` and `g.conv1.w` are windows on theta and its
-gradient, while optimiser, EMA and checkpoint see one array and know no names.
+A spec is a tree of dicts and lists whose leaves are `Param`s, or None for a part that is absent.
+`views` lays the same tree of names over a flat vector, so that `p.conv1.w` and `g.conv1.w` are
+windows on theta and its gradient, while optimiser, EMA and checkpoint see one array and know no
+names.
 """
 
 import math
@@ -16,7 +18,9 @@ from .. import noise
 
 @dataclass(frozen=True)
 class Param:
-    """One array of a net: its shape and the bound of its uniform first values; bound None means all ones."""
+    """One array of a net: its shape and the bound of its uniform first values; bound None means all
+    ones.
+    """
 
     shape: tuple
     bound: float | None
@@ -28,7 +32,9 @@ def _weights(shape, fan_in, fan_out, gain):
 
 
 def linear(inputs, outputs, gain=1.0):
-    """Spec of y = x w + b; gain 0 starts it at zero, as Ho20 does for the last layer of each branch."""
+    """Spec of y = x w + b; gain 0 starts it at zero, as Ho20 does for the last layer of each
+    branch.
+    """
     return {"w": _weights((inputs, outputs), inputs, outputs, gain), "b": Param((outputs,), 0.0)}
 
 
@@ -54,7 +60,9 @@ def norm(channels):
 
 
 def named(spec, prefix=""):
-    """The (name, Param) pairs of a spec in the order of the flat vector; names are dotted: "down.0.conv1.w"."""
+    """The (name, Param) pairs of a spec in the order of the flat vector; names are dotted:
+    "down.0.conv1.w".
+    """
     if isinstance(spec, Param):
         yield prefix, spec
     elif spec is not None:
@@ -69,9 +77,13 @@ def size(spec):
 
 
 def views(spec, flat):
-    """The spec's tree of names over `flat`, (size(spec),): namespaces and lists of windows, none a copy."""
+    """The spec's tree of names over `flat`, (size(spec),): namespaces and lists of windows, none a
+    copy.
+    """
     if flat.shape != (size(spec),):
-        raise ValueError(f"the spec holds {size(spec)} parameters, the vector has shape {flat.shape}")
+        raise ValueError(
+            f"the spec holds {size(spec)} parameters, the vector has shape {flat.shape}"
+        )
     offset = 0
 
     def lay(part):
@@ -89,15 +101,17 @@ def views(spec, flat):
 
 
 def init(spec, seed=0, dtype=np.float32):
-    """The first theta, (size(spec),): each parameter uniform within its bound, from Philox; norms are ones."""
+    """The first theta, (size(spec),): each parameter uniform within its bound, from Philox; norms
+    are ones.
+    """
     theta = np.empty(size(spec), dtype)
     offset = 0
     for index, (_, param) in enumerate(named(spec)):
         n = math.prod(param.shape)
         if param.bound is None:
-            theta[offset:offset + n] = 1
+            theta[offset : offset + n] = 1
         else:
             u = noise.uniform((1, n), seed, noise.INIT, step=index)[0]
-            theta[offset:offset + n] = param.bound * (2 * u - 1)
+            theta[offset : offset + n] = param.bound * (2 * u - 1)
         offset += n
     return theta

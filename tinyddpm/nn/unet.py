@@ -1,8 +1,8 @@
 """The U-Net of Ho et al. 2020 (Appendix B), by hand: spec, forward, backward.
 
-The same network as the field's UNet2DModel with the settings of ddpm-cifar10-32, in any width, depth and number
-of levels, heads and channels. Skip connections are a stack: forward pushes going down and pops going up;
-backward pushes going down the decoder and pops going up the encoder.
+The same network as the field's UNet2DModel with the settings of ddpm-cifar10-32, in any width,
+depth and number of levels, heads and channels. Skip connections are a stack: forward pushes going
+down and pops going up; backward pushes going down the decoder and pops going up the encoder.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,13 @@ PADS = {"right": (0, 1), "both": (1, 1)}
 
 @dataclass(frozen=True)
 class UNet:
-    """A U-Net's shape: (B, H, W, channels) -> (B, H, W, out or channels), H and W multiples of 2^(levels - 1).
+    """A U-Net's shape: (B, H, W, channels) -> (B, H, W, out or channels), H and W multiples of
+    2^(levels - 1).
 
-    base: channels of the first level; mults: each level's multiple of it; blocks: residual blocks a level;
-    attention: for each level, whether its blocks attend; pad: how the stride-2 convolutions are padded, "right"
-    (Ho20) or "both" sides; classes: how many labels it knows, 0 for none. Raises InputError for a shape that cannot
-    be built.
+    base: channels of the first level; mults: each level's multiple of it; blocks: residual blocks a
+    level; attention: for each level, whether its blocks attend; pad: how the stride-2 convolutions
+    are padded, "right" (Ho20) or "both" sides; classes: how many labels it knows, 0 for none.
+    Raises InputError for a shape that cannot be built.
     """
 
     channels: int = 1
@@ -40,18 +41,28 @@ class UNet:
         out = self.channels if self.out is None else self.out
         sizes = (self.channels, self.base, *self.mults, self.blocks, self.heads, self.groups, out)
         if not self.mults or not all(isinstance(n, Integral) and n >= 1 for n in sizes):
-            raise InputError("a U-Net needs whole numbers of at least 1, and at least one level, in channels, base, "
-                             f"mults, blocks, heads, groups and out; got {self}")
+            raise InputError(
+                "a U-Net needs whole numbers of at least 1, and at least one level, in channels, base, "
+                f"mults, blocks, heads, groups and out; got {self}"
+            )
         widths = [self.base * m for m in self.mults]
         if len(self.attention) != len(self.mults):
-            raise InputError(f"{len(self.mults)} levels need as many attention flags, got {len(self.attention)}")
+            raise InputError(
+                f"{len(self.mults)} levels need as many attention flags, got {len(self.attention)}"
+            )
         if self.base < 4 or self.base % 2:
-            raise InputError(f"base must be even and at least 4 (it is also the time embedding's size): {self.base}")
+            raise InputError(
+                f"base must be even and at least 4 (it is also the time embedding's size): {self.base}"
+            )
         if any(w % self.groups for w in [self.base, *widths]):
-            raise InputError(f"groups = {self.groups} must divide every layer's channels {[self.base, *widths]}")
+            raise InputError(
+                f"groups = {self.groups} must divide every layer's channels {[self.base, *widths]}"
+            )
         attending = [w for w, attends in zip(widths, self.attention) if attends] + widths[-1:]
         if any(w % self.heads for w in attending):
-            raise InputError(f"heads = {self.heads} must divide the channels of the levels that attend {attending}")
+            raise InputError(
+                f"heads = {self.heads} must divide the channels of the levels that attend {attending}"
+            )
         if not isinstance(self.classes, Integral) or self.classes < 0:
             raise InputError(f"classes must be a whole number of at least 0, got {self.classes!r}")
         if self.pad not in PADS:
@@ -61,13 +72,17 @@ class UNet:
         """Raises InputError unless both sides halve evenly at every level."""
         factor = 2 ** (len(self.mults) - 1)
         if height < 1 or width < 1 or height % factor or width % factor:
-            raise InputError(f"images of {height} x {width} do not halve {len(self.mults) - 1} times: both sides must "
-                             f"be multiples of {factor} (pad them, or ask for fewer levels)")
+            raise InputError(
+                f"images of {height} x {width} do not halve {len(self.mults) - 1} times: both sides must "
+                f"be multiples of {factor} (pad them, or ask for fewer levels)"
+            )
 
     # The spec: every parameter of the net, once.
 
     def spec(self):
-        """The tree of parameters; the last convolution of every branch starts at zero, as in Ho20's code."""
+        """The tree of parameters; the last convolution of every branch starts at zero, as in Ho20's
+        code.
+        """
         widths = [self.base * m for m in self.mults]
         width, skips, down, up = self.base, [self.base], [], []
         for i, (w, attends) in enumerate(zip(widths, self.attention)):
@@ -79,7 +94,10 @@ class UNet:
             last = i == len(widths) - 1
             down.append({"blocks": level, "sample": None if last else params.conv(3, w, w)})
             skips += [] if last else [w]
-        mid = {"first": self._block_spec(width, width, True), "second": self._block_spec(width, width, False)}
+        mid = {
+            "first": self._block_spec(width, width, True),
+            "second": self._block_spec(width, width, False),
+        }
         for i, (w, attends) in reversed(list(enumerate(zip(widths, self.attention)))):
             level = []
             for _ in range(self.blocks + 1):
@@ -91,31 +109,41 @@ class UNet:
             "time2": params.linear(4 * self.base, 4 * self.base),
             "label": params.embedding(self.classes, 4 * self.base) if self.classes else None,
             "conv_in": params.conv(3, self.channels, self.base),
-            "down": down, "mid": mid, "up": up,
+            "down": down,
+            "mid": mid,
+            "up": up,
             "norm_out": params.norm(width),
             "conv_out": params.conv(3, width, self.out or self.channels, gain=0.0),
         }
 
     def _block_spec(self, inputs, outputs, attends):
         return {
-            "norm1": params.norm(inputs), "conv1": params.conv(3, inputs, outputs),
+            "norm1": params.norm(inputs),
+            "conv1": params.conv(3, inputs, outputs),
             "time": params.linear(4 * self.base, outputs),
-            "norm2": params.norm(outputs), "conv2": params.conv(3, outputs, outputs, gain=0.0),
+            "norm2": params.norm(outputs),
+            "conv2": params.conv(3, outputs, outputs, gain=0.0),
             "short": None if inputs == outputs else params.conv(1, inputs, outputs),
             "attention": self._attention_spec(outputs) if attends else None,
         }
 
     def _attention_spec(self, width):
-        return {"norm": params.norm(width), "q": params.linear(width, width), "k": params.linear(width, width),
-                "v": params.linear(width, width), "out": params.linear(width, width, gain=0.0)}
+        return {
+            "norm": params.norm(width),
+            "q": params.linear(width, width),
+            "k": params.linear(width, width),
+            "v": params.linear(width, width),
+            "out": params.linear(width, width, gain=0.0),
+        }
 
     # The whole net.
 
     def forward(self, ops, p, x, t, tape, drop=None, label=None):
-        """The net's output for x (B, H, W, C) at t, (B,), or (1,) for one t throughout (then nothing is taped).
+        """The net's output for x (B, H, W, C) at t, (B,), or (1,) for one t throughout (then
+        nothing is taped).
 
-        drop: a callable (shape, dtype) -> dropout mask, asked once a block, or None; label: (B,) or (1,) ints, -1 or
-        None for no class.
+        drop: a callable (shape, dtype) -> dropout mask, asked once a block, or None; label: (B,) or
+        (1,) ints, -1 or None for no class.
         """
         e = self._embed(ops, p, x, t, tape, label)
         h = ops.conv2d(x, p.conv_in, tape)
@@ -168,12 +196,16 @@ class UNet:
     # Its parts.
 
     def _embed(self, ops, p, x, t, tape, label):
-        """t -> e (B, 4 base): sines, two layers, the label's row; every block begins with a SiLU, taken here, once."""
+        """t -> e (B, 4 base): sines, two layers, the label's row; every block begins with a SiLU,
+        taken here, once.
+        """
         sines = ops.time_embedding(t, self.base, x.dtype)
         e = ops.silu(ops.linear(sines, p.time1, tape), tape)
         e = ops.linear(e, p.time2, tape)
         if p.label:
-            e = e + ops.embedding(params.no_label(ops.xp) if label is None else label, p.label, tape)
+            e = e + ops.embedding(
+                params.no_label(ops.xp) if label is None else label, p.label, tape
+            )
         return ops.silu(e, tape)
 
     def _embed_backward(self, ops, g, de, tape):
@@ -184,7 +216,9 @@ class UNet:
         ops.linear_backward(ops.silu_backward(de, tape), g.time1, tape)
 
     def _block(self, ops, p, x, e, tape, drop):
-        """x + conv(silu(norm(conv(silu(norm(x))) + e w))), with a 1 x 1 convolution on x where channels change."""
+        """x + conv(silu(norm(conv(silu(norm(x))) + e w))), with a 1 x 1 convolution on x where
+        channels change.
+        """
         short = x if p.short is None else ops.conv2d(x, p.short, tape, pad=(0, 0))
         h = ops.groupnorm_silu(x, p.norm1, self.groups, tape, self.tol)
         h = ops.conv2d(h, p.conv1, tape, shift=ops.linear(e, p.time, tape))
@@ -208,7 +242,9 @@ class UNet:
 
     def _attend(self, ops, p, x, tape):
         """x + out(attention(q, k, v)) of its normalised pixels, read as H W tokens."""
-        tokens = ops.groupnorm(x, p.norm, self.groups, tape, self.tol).reshape(len(x), -1, x.shape[-1])
+        tokens = ops.groupnorm(x, p.norm, self.groups, tape, self.tol).reshape(
+            len(x), -1, x.shape[-1]
+        )
         q, k, v = (ops.linear(tokens, layer, tape) for layer in (p.q, p.k, p.v))
         h = ops.linear(ops.attention(q, k, v, self.heads, tape), p.out, tape)
         return x + h.reshape(x.shape)

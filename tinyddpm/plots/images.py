@@ -15,19 +15,19 @@ from ..datasets.sets import to_uint8
 from ..errors import InputError, TinyDDPMError
 from . import curves
 
-WIDTH = 768             # a grid is enlarged by the whole factor that comes nearest to this width
-GAP = 40                # grey level between the images of a grid
+WIDTH = 768  # a grid is enlarged by the whole factor that comes nearest to this width
+GAP = 40  # grey level between the images of a grid
 INK, GREY, FAINT = (31, 90, 160), (165, 165, 165), (225, 225, 225)
-GREYS = 32              # in a grey animation's palette
-RADIUS, OPACITY = 1.3, 0.6      # of a scatter plot's dots; the radius in pixels
+GREYS = 32  # in a grey animation's palette
+RADIUS, OPACITY = 1.3, 0.6  # of a scatter plot's dots; the radius in pixels
 
 
 def grid(images, columns=None, scale=None):
     """Lay images out row by row: (N, H, W, C) in [-1, 1] -> PIL image of mode L (C = 1) or RGB.
 
-    C = 2 and C = 4 carry alpha in their last channel and are laid on white. columns defaults to a square
-    layout, scale to a width near 768 pixels; pixels are repeated, not blurred. Raises InputError on other
-    shapes.
+    C = 2 and C = 4 carry alpha in their last channel and are laid on white. columns defaults to a
+    square layout, scale to a width near 768 pixels; pixels are repeated, not blurred. Raises
+    InputError on other shapes.
     """
     images = np.asarray(images)
     if images.ndim != 4 or images.size == 0 or not 1 <= images.shape[3] <= 4:
@@ -42,8 +42,11 @@ def grid(images, columns=None, scale=None):
         alpha = pixels[..., -1:] / 255
         pixels = np.rint(pixels[..., :-1] * alpha + 255 * (1 - alpha)).astype(np.uint8)
     pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
-    # One cell is an image and the gap to its right and below; the gap above and to the left is added last.
-    cells = np.full((rows * columns, h * scale + gap, w * scale + gap, pixels.shape[3]), GAP, np.uint8)
+    # One cell is an image and the gap to its right and below; the gap above and to the left is
+    # added last.
+    cells = np.full(
+        (rows * columns, h * scale + gap, w * scale + gap, pixels.shape[3]), GAP, np.uint8
+    )
     cells[:n, :-gap, :-gap] = pixels
     sheet = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
     sheet = sheet.reshape(rows * cells.shape[1], columns * cells.shape[2], -1)
@@ -52,12 +55,16 @@ def grid(images, columns=None, scale=None):
 
 
 def scatter(points, size=512, reference=None, extent=1.15):
-    """Plot points (N, D) in [-extent, extent]^2 as blue dots, over `reference` in grey: RGB of size x size.
+    """Plot points (N, D) in [-extent, extent]^2 as blue dots, over `reference` in grey: RGB of size
+    x size.
 
     D > 2 shows the first two coordinates, D = 1 a histogram. Raises InputError on other shapes.
     """
-    layers = [(np.asarray(cloud, np.float64), colour) for cloud, colour in ((reference, GREY), (points, INK))
-              if cloud is not None]
+    layers = [
+        (np.asarray(cloud, np.float64), colour)
+        for cloud, colour in ((reference, GREY), (points, INK))
+        if cloud is not None
+    ]
     for cloud, _ in layers:
         if cloud.ndim != 2 or cloud.size == 0:
             raise InputError(f"a scatter plot needs points (N, D), got {cloud.shape}")
@@ -70,7 +77,9 @@ def scatter(points, size=512, reference=None, extent=1.15):
 
 
 def picture(x, reference=None):
-    """Draw samples as what they are: a grid for images (N, H, W, C), a scatter plot for points (N, D)."""
+    """Draw samples as what they are: a grid for images (N, H, W, C), a scatter plot for points (N,
+    D).
+    """
     return grid(x) if np.ndim(x) == 4 else scatter(x, reference=reference)
 
 
@@ -83,27 +92,42 @@ def save_png(path, image):
 def save_gif(path, frames, ms=60, hold=1500):
     """Write PIL images as a GIF that loops: `ms` milliseconds a frame, the last held for `hold`.
 
-    One palette serves all frames. Raises InputError without frames, TinyDDPMError where the file cannot be
-    written.
+    One palette serves all frames. Raises InputError without frames, TinyDDPMError where the file
+    cannot be written.
     """
     if not frames:
         raise InputError("an animation needs at least one frame")
     palette = Image.new("P", (1, 1))
     palette.putpalette(_palette(frames))
-    frames = [frame.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    frames = [
+        frame.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames
+    ]
     with _replacing(path) as temporary:
-        frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], loop=0,
-                       duration=[ms] * (len(frames) - 1) + [hold])
+        frames[0].save(
+            temporary,
+            format="GIF",
+            save_all=True,
+            append_images=frames[1:],
+            loop=0,
+            duration=[ms] * (len(frames) - 1) + [hold],
+        )
 
 
 def _palette(frames):
-    """Even greys where all frames are grey, else the colours of a few frames: a flat list, r g b r g b ..."""
+    """Even greys where all frames are grey, else the colours of a few frames: a flat list, r g b r
+    g b ...
+    """
     if all(frame.mode == "L" for frame in frames):
         return np.linspace(0, 255, GREYS).round().astype(np.uint8).repeat(3).tolist()
     # Several frames, for noise needs other colours than the end does.
-    chosen = [np.asarray(frames[i * (len(frames) - 1) // 4].convert("RGB")).reshape(-1, 3) for i in range(5)]
-    colours = np.array(Image.fromarray(np.stack(chosen)).quantize(colors=256).getpalette()).reshape(-1, 3)
-    colours[(colours > 247).all(axis=1)] = 255      # averaging tints a white background
+    chosen = [
+        np.asarray(frames[i * (len(frames) - 1) // 4].convert("RGB")).reshape(-1, 3)
+        for i in range(5)
+    ]
+    colours = np.array(Image.fromarray(np.stack(chosen)).quantize(colors=256).getpalette()).reshape(
+        -1, 3
+    )
+    colours[(colours > 247).all(axis=1)] = 255  # averaging tints a white background
     return colours.ravel().tolist()
 
 
@@ -113,15 +137,18 @@ def loss_curve(steps, losses, path):
 
 
 def _dots(points, size, extent):
-    """How much of each pixel the dots cover, (size, size) in [0, 1]: 1 - prod_dots (1 - opacity area)."""
+    """How much of each pixel the dots cover, (size, size) in [0, 1]: 1 - prod_dots (1 - opacity
+    area).
+    """
     points = points[np.isfinite(points).all(axis=1)]
     x = (points[:, 0] / extent + 1) * size / 2
     y = (1 - points[:, 1] / extent) * size / 2
     reach = math.ceil(RADIUS + 0.5)
-    transparency = np.zeros(size * size)        # its logarithm: products become sums
+    transparency = np.zeros(size * size)  # its logarithm: products become sums
     for i, j in np.ndindex(2 * reach + 1, 2 * reach + 1):
         column, row = np.floor(x) + i - reach, np.floor(y) + j - reach
-        # A disc covers a pixel by about the distance from the pixel's centre to its edge: antialiasing.
+        # A disc covers a pixel by about the distance from the pixel's centre to its edge:
+        # antialiasing.
         area = np.clip(RADIUS + 0.5 - np.hypot(column + 0.5 - x, row + 0.5 - y), 0, 1)
         inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
         place = (row * size + column)[inside].astype(np.int64)
@@ -133,7 +160,9 @@ def _bars(values, size, extent):
     """A histogram of the first column, as covered area (size, size); the tallest bar has 0.9 of it."""
     edges = np.linspace(-extent, extent, 1 + size // 8)
     counts = np.histogram(values[:, 0], edges)[0]
-    heights = np.repeat(counts, -(-size // len(counts)))[:size] * (0.9 * size / max(counts.max(), 1))
+    heights = np.repeat(counts, -(-size // len(counts)))[:size] * (
+        0.9 * size / max(counts.max(), 1)
+    )
     return OPACITY * np.clip(heights - np.arange(size)[::-1, None], 0, 1)
 
 

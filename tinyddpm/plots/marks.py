@@ -1,11 +1,13 @@
-"""What a plot's panel can hold: each mark knows its extent, how to draw itself, and its sample in a legend."""
+"""What a plot's panel can hold: each mark knows its extent, how to draw itself, and its sample in a
+legend.
+"""
 
 import math
 
 import numpy as np
 from PIL import Image
 
-ZOOM = 2                        # everything is drawn at this multiple of its size
+ZOOM = 2  # everything is drawn at this multiple of its size
 INK = (45, 45, 45)
 
 
@@ -56,7 +58,10 @@ class Dots(Mark):
         """Those further out than the panel are left out."""
         fine = np.isfinite(self.x) & np.isfinite(self.y)
         for x, y in place(self.x[fine], self.y[fine]):
-            if -self.radius < x < area.width + self.radius and -self.radius < y < area.height + self.radius:
+            if (
+                -self.radius < x < area.width + self.radius
+                and -self.radius < y < area.height + self.radius
+            ):
                 pen.circle((x, y), self.radius, fill=self.fill)
 
     def sample(self, pen, x, y):
@@ -77,7 +82,10 @@ class Arrows(Mark):
             length, angle = math.hypot(u - x, v - y), math.atan2(v - y, u - x)
             pen.line([(x, y), (u, v)], fill=self.colour, width=round(self.width * ZOOM))
             head = min(length / 3, 8 * ZOOM)
-            sides = [(u - head * math.cos(angle + turn), v - head * math.sin(angle + turn)) for turn in (-0.45, 0.45)]
+            sides = [
+                (u - head * math.cos(angle + turn), v - head * math.sin(angle + turn))
+                for turn in (-0.45, 0.45)
+            ]
             pen.polygon([(u, v), *sides], fill=self.colour)
 
 
@@ -86,7 +94,10 @@ class Band(Mark):
 
     def __init__(self, x, low, high, colour, opacity):
         super().__init__(x, low, colour)
-        self.high, self.fill = np.broadcast_to(np.asarray(high, np.float64), self.x.shape), round(255 * opacity)
+        self.high, self.fill = (
+            np.broadcast_to(np.asarray(high, np.float64), self.x.shape),
+            round(255 * opacity),
+        )
 
     def extent(self):
         """Both curves."""
@@ -94,11 +105,15 @@ class Band(Mark):
 
     def draw(self, area, pen, place):
         """One polygon, there and back."""
-        pen.polygon(place(self.x, self.y) + place(self.x, self.high)[::-1], fill=(*self.colour, self.fill))
+        pen.polygon(
+            place(self.x, self.y) + place(self.x, self.high)[::-1], fill=(*self.colour, self.fill)
+        )
 
     def sample(self, pen, x, y):
         """A block of the colour."""
-        pen.rectangle([x, y - 5 * ZOOM, x + 22 * ZOOM, y + 5 * ZOOM], fill=(*self.colour, max(self.fill, 90)))
+        pen.rectangle(
+            [x, y - 5 * ZOOM, x + 22 * ZOOM, y + 5 * ZOOM], fill=(*self.colour, max(self.fill, 90))
+        )
 
 
 class Bars(Band):
@@ -146,8 +161,12 @@ class Words(Mark):
     def draw(self, area, pen, place):
         """In the small type, on a light ground so that lines do not cross them."""
         at = place(self.x, self.y)[0]
-        left, top, right, bottom = pen.textbbox(at, self.text, font=self.letters, anchor=self.anchor)
-        pen.rectangle([left - ZOOM, top - ZOOM, right + ZOOM, bottom + ZOOM], fill=(255, 255, 255, 200))
+        left, top, right, bottom = pen.textbbox(
+            at, self.text, font=self.letters, anchor=self.anchor
+        )
+        pen.rectangle(
+            [left - ZOOM, top - ZOOM, right + ZOOM, bottom + ZOOM], fill=(255, 255, 255, 200)
+        )
         pen.text(at, self.text, font=self.letters, fill=self.colour, anchor=self.anchor)
 
 

@@ -1,8 +1,10 @@
-"""Plots drawn with Pillow alone: panels with axes, and in them lines, dots, arrows, bands, bars, heat maps, images.
+"""Plots drawn with Pillow alone: panels with axes, and in them lines, dots, arrows, bands, bars,
+heat maps, images.
 
-A panel keeps what it is given and draws it once its range is known. All is drawn at twice its size and halved, so that
-lines come out smooth. The colours are Okabe and Ito's, told apart by colour-blind readers too; Pillow's own font has
-no Greek, so labels spell the letters out as the code does.
+A panel keeps what it is given and draws it once its range is known. All is drawn at twice its size
+and halved, so that lines come out smooth. The colours are Okabe and Ito's, told apart by
+colour-blind readers too; Pillow's own font has no Greek, so labels spell the letters out as the
+code does.
 """
 
 import math
@@ -20,10 +22,12 @@ RED, PURPLE, SKY = (213, 94, 0), (204, 121, 167), (86, 180, 233)
 GREY, FAINT = (150, 150, 150), (228, 228, 228)
 PALETTE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
 # Light to dark in equal steps of lightness: the heat maps' scale. Its light end is the paper.
-SHADES = np.array([(255, 255, 255), (214, 230, 242), (150, 196, 223), (74, 143, 196), (23, 88, 152), (8, 37, 86)])
-SMALL, LARGE = 13, 15           # sizes of type, in pixels of the finished picture
-PAD = 0.05                      # empty share of an axis beyond the data, where no range is given
-FAR = 1e5                       # pixels: what lies further out is drawn there
+SHADES = np.array(
+    [(255, 255, 255), (214, 230, 242), (150, 196, 223), (74, 143, 196), (23, 88, 152), (8, 37, 86)]
+)
+SMALL, LARGE = 13, 15  # sizes of type, in pixels of the finished picture
+PAD = 0.05  # empty share of an axis beyond the data, where no range is given
+FAR = 1e5  # pixels: what lies further out is drawn there
 
 
 class Figure:
@@ -33,7 +37,9 @@ class Figure:
         self.size, self.panels = (width, height), []
 
     def panel(self, box, title="", **options):
-        """A new `Panel` whose plotting area is box = (left, top, width, height) in pixels; returns it."""
+        """A new `Panel` whose plotting area is box = (left, top, width, height) in pixels; returns
+        it.
+        """
         self.panels.append(Panel(box, title, **options))
         return self.panels[-1]
 
@@ -46,24 +52,32 @@ class Figure:
 
 
 class Panel:
-    """One pair of axes. x, y: the ranges (first, last), falling ones too, or None to fit the data; log: which axes.
+    """One pair of axes. x, y: the ranges (first, last), falling ones too, or None to fit the data;
+    log: which axes.
 
-    axes: False leaves out ticks and frame labels, for pictures in the plane; legend: where it stands, a corner "tl",
-    "tr", "bl" or "br". Raises InputError for a range that is empty, or not positive on a logarithmic axis.
+    axes: False leaves out ticks and frame labels, for pictures in the plane; legend: where it
+    stands, a corner "tl", "tr", "bl" or "br". Raises InputError for a range that is empty, or not
+    positive on a logarithmic axis.
     """
 
-    def __init__(self, box, title="", x=None, y=None, xlabel="", ylabel="", log="", axes=True, legend="tr"):
+    def __init__(
+        self, box, title="", x=None, y=None, xlabel="", ylabel="", log="", axes=True, legend="tr"
+    ):
         self.box, self.title, self.given, self.labels = box, title, [x, y], (xlabel, ylabel)
         self.log, self.axes, self.legend = [axis in log for axis in "xy"], axes, legend
         self.items, self.names, self.scale = [], [], None
         for first, last in (given for given in (x, y) if given is not None):
             if not abs(last - first) > 0:
-                raise InputError(f"a plot's range needs two different numbers, got {first:g} and {last:g}")
+                raise InputError(
+                    f"a plot's range needs two different numbers, got {first:g} and {last:g}"
+                )
 
     # What a panel can hold. x and y are sequences of numbers, in the units of the axes.
 
     def line(self, x, y, colour=INK, width=2, label=None, dash=None):
-        """A line through the points; it breaks where a value is not finite; dash: pixels on and off, or None."""
+        """A line through the points; it breaks where a value is not finite; dash: pixels on and
+        off, or None.
+        """
         return self._add(marks.Line(x, y, colour, width, dash), label)
 
     def dots(self, x, y, colour=BLUE, radius=2.0, label=None, opacity=0.6):
@@ -83,12 +97,16 @@ class Panel:
         return self._add(marks.Bars(x, heights, colour, width), label)
 
     def heat(self, values, low=None, high=None, scale=None):
-        """A heat map (rows, columns), row 0 at the top, over the whole panel: white at `low`, dark at `high`.
+        """A heat map (rows, columns), row 0 at the top, over the whole panel: white at `low`, dark
+        at `high`.
 
         scale: the words at the colour bar that then stands right of the panel, or None.
         """
         values = np.asarray(values, np.float64)
-        low, high = (np.nanmin(values) if low is None else low), (np.nanmax(values) if high is None else high)
+        low, high = (
+            (np.nanmin(values) if low is None else low),
+            (np.nanmax(values) if high is None else high),
+        )
         self.scale = None if scale is None else (low, high, scale)
         return self._add(marks.Picture(shade((values - low) / ((high - low) or 1))), None)
 
@@ -114,7 +132,10 @@ class Panel:
         ranges = [self._range(axis) for axis in (0, 1)]
         area = Image.new("RGB", (width, height), "white")
         place = _place(ranges, self.log, (width, height))
-        ticks = [_ticks(*ranges[axis], self.log[axis], self.box[2 + axis]) if self.axes else [] for axis in (0, 1)]
+        ticks = [
+            _ticks(*ranges[axis], self.log[axis], self.box[2 + axis]) if self.axes else []
+            for axis in (0, 1)
+        ]
         pen = ImageDraw.Draw(area, "RGBA")
         for value in ticks[1]:
             at = place(ranges[0][0], value)[0][1]
@@ -130,7 +151,11 @@ class Panel:
         if self.given[axis] is not None:
             low, high = self.given[axis]
         else:
-            values = [np.asarray(part, np.float64).ravel() for item in self.items for part in item.extent()[axis]]
+            values = [
+                np.asarray(part, np.float64).ravel()
+                for item in self.items
+                for part in item.extent()[axis]
+            ]
             values = np.concatenate([*values, np.empty(0)])
             values = values[np.isfinite(values) & (values > 0 if self.log[axis] else True)]
             if not values.size:
@@ -145,7 +170,10 @@ class Panel:
 
     def _draw_legend(self, pen, width, height):
         letters, row = font(SMALL), 18 * ZOOM
-        wide = max((pen.textlength(label, font=letters) for label, _ in self.names), default=0) + 34 * ZOOM
+        wide = (
+            max((pen.textlength(label, font=letters) for label, _ in self.names), default=0)
+            + 34 * ZOOM
+        )
         x = 6 * ZOOM if "l" in self.legend else width - wide - 6 * ZOOM
         y = 6 * ZOOM if "t" in self.legend else height - row * len(self.names) - 6 * ZOOM
         if self.names:
@@ -165,23 +193,43 @@ class Panel:
             pen.text((at, bottom + 7 * ZOOM), said(value), font=letters, fill=INK, anchor="mt")
         widest = 0
         for value in ticks[1]:
-            pen.text((left - 7 * ZOOM, top + place(1.0, value)[0][1]), said(value), font=letters, fill=INK, anchor="rm")
+            pen.text(
+                (left - 7 * ZOOM, top + place(1.0, value)[0][1]),
+                said(value),
+                font=letters,
+                fill=INK,
+                anchor="rm",
+            )
             widest = max(widest, pen.textlength(said(value), font=letters))
         pen.text((left, top - 8 * ZOOM), self.title, font=font(LARGE), fill=INK, anchor="ls")
-        pen.text(((left + right) / 2, bottom + 24 * ZOOM), self.labels[0], font=letters, fill=INK, anchor="mt")
+        pen.text(
+            ((left + right) / 2, bottom + 24 * ZOOM),
+            self.labels[0],
+            font=letters,
+            fill=INK,
+            anchor="mt",
+        )
         _upright(sheet, self.labels[1], left - widest - 14 * ZOOM, (top + bottom) / 2, letters)
         if self.scale:
             low, high, words = self.scale
-            strip = shade(np.linspace(1, 0, 64)[:, None]).resize((10 * ZOOM, height), Image.Resampling.BILINEAR)
+            strip = shade(np.linspace(1, 0, 64)[:, None]).resize(
+                (10 * ZOOM, height), Image.Resampling.BILINEAR
+            )
             sheet.paste(strip, (right + 8 * ZOOM, top))
-            pen.rectangle([right + 8 * ZOOM, top, right + 18 * ZOOM, bottom], outline=GREY, width=ZOOM)
+            pen.rectangle(
+                [right + 8 * ZOOM, top, right + 18 * ZOOM, bottom], outline=GREY, width=ZOOM
+            )
             for value, y, anchor in ((high, top, "la"), (low, bottom, "ls")):
                 pen.text((right + 22 * ZOOM, y), said(value), font=letters, fill=INK, anchor=anchor)
-            pen.text((right + 22 * ZOOM, (top + bottom) / 2), words, font=letters, fill=INK, anchor="lm")
+            pen.text(
+                (right + 22 * ZOOM, (top + bottom) / 2), words, font=letters, fill=INK, anchor="lm"
+            )
 
 
 def shade(share):
-    """Numbers in [0, 1], clipped, as colours from white to dark blue: (rows, columns) -> PIL image, RGB."""
+    """Numbers in [0, 1], clipped, as colours from white to dark blue: (rows, columns) -> PIL image,
+    RGB.
+    """
     share = np.nan_to_num(np.clip(share, 0, 1)) * (len(SHADES) - 1)
     channels = [np.interp(share, np.arange(len(SHADES)), SHADES[:, k]) for k in range(3)]
     return Image.fromarray(np.rint(np.stack(channels, axis=-1)).astype(np.uint8))
@@ -200,7 +248,9 @@ def said(value):
 
 
 def _ticks(first, last, log, pixels):
-    """Where an axis of so many pixels has its ticks: of powers of ten, only every second, third, ... if many."""
+    """Where an axis of so many pixels has its ticks: of powers of ten, only every second, third,
+    ... if many.
+    """
     (low, high), most = sorted((first, last)), max(3, pixels // 45)
     if not log:
         return linear_ticks(low, high, most)
@@ -213,18 +263,23 @@ def _ticks(first, last, log, pixels):
 
 def _place(ranges, log, size):
     """A function of data points that gives their pixels, a list of pairs; y points up."""
+
     def share(values, axis):
         low, high = ranges[axis]
         if log[axis]:
-            # 0 has no place on a logarithmic axis; the smallest number there is lies below any range.
+            # 0 has no place on a logarithmic axis; the smallest number there is lies below any
+            # range.
             values = np.log(np.maximum(values, np.finfo(np.float64).tiny))
             low, high = math.log(low), math.log(high)
         return (np.asarray(values, np.float64) - low) / (high - low)
 
     def place(x, y):
-        across, down = np.broadcast_arrays(np.atleast_1d(share(x, 0)), np.atleast_1d(1 - share(y, 1)))
+        across, down = np.broadcast_arrays(
+            np.atleast_1d(share(x, 0)), np.atleast_1d(1 - share(y, 1))
+        )
         across, down = (np.clip(part * side, -FAR, FAR) for part, side in zip((across, down), size))
         return list(zip(across.tolist(), down.tolist()))
+
     return place
 
 

@@ -1,7 +1,9 @@
-"""Checkpoints: plain arrays and a JSON text in an .npz, under a digest; a crash leaves the old one or the new one.
+"""Checkpoints: plain arrays and a JSON text in an .npz, under a digest; a crash leaves the old one
+or the new one.
 
-RUN/checkpoint.npz is the newest. Those before it, as many as the run keeps, are RUN/checkpoint-<step>.npz: should the
-newest be damaged, the newest that is whole takes its place, and the user is told.
+RUN/checkpoint.npz is the newest. Those before it, as many as the run keeps, are
+RUN/checkpoint-<step>.npz: should the newest be damaged, the newest that is whole takes its place,
+and the user is told.
 """
 
 import errno
@@ -38,10 +40,12 @@ class DamageWarning(UserWarning):
 
 
 def write_atomic(path, data, ready=lambda: None):
-    """Write bytes to `path` through a temporary file beside it: flushed to disk, renamed, the folder flushed.
+    """Write bytes to `path` through a temporary file beside it: flushed to disk, renamed, the
+    folder flushed.
 
-    data: bytes or an iterable of them; ready: called when they are safe under the temporary name. Raises TinyDDPMError
-    where the disk refuses; the file that was there before stays, and no partial one does.
+    data: bytes or an iterable of them; ready: called when they are safe under the temporary name.
+    Raises TinyDDPMError where the disk refuses; the file that was there before stays, and no
+    partial one does.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -73,7 +77,9 @@ def _sync_folder(folder):
 
 
 def save(path, arrays, meta, ready=lambda: None):
-    """Save a dict of arrays and a dict of settings, JSON's kinds only, to the .npz `path`, atomically."""
+    """Save a dict of arrays and a dict of settings, JSON's kinds only, to the .npz `path`,
+    atomically.
+    """
     text = json.dumps({"version": VERSION, **meta})
     buffer = BytesIO()
     # open(name, "w") and not writestr, which would stamp the time of day on a member
@@ -88,7 +94,9 @@ def save(path, arrays, meta, ready=lambda: None):
 
 
 def _digest(text, arrays):
-    """SHA-256 over the settings' text and each array's name, dtype, shape and numbers, in the order of the names."""
+    """SHA-256 over the settings' text and each array's name, dtype, shape and numbers, in the order
+    of the names.
+    """
     digest = hashlib.sha256(text.encode())
     for name, array in sorted(arrays.items()):
         array = np.asarray(array)
@@ -98,14 +106,16 @@ def _digest(text, arrays):
 
 
 def save_run(folder, arrays, meta, keep=1):
-    """Save FOLDER/checkpoint.npz; the one before becomes checkpoint-<step>.npz, and of all the newest `keep` stay.
+    """Save FOLDER/checkpoint.npz; the one before becomes checkpoint-<step>.npz, and of all the
+    newest `keep` stay.
 
-    At every moment one whole checkpoint is there: the new one is safe on disk before the old one is renamed, and
-    what is too old goes last. Raises TinyDDPMError where the disk refuses.
+    At every moment one whole checkpoint is there: the new one is safe on disk before the old one is
+    renamed, and what is too old goes last. Raises TinyDDPMError where the disk refuses.
     """
     path, step = Path(folder) / NAME, meta["step"]
     save(path, arrays, meta, lambda: _set_aside(path))
-    # One of this step or later is from before the run was set back: damaged, or another future than this one's.
+    # One of this step or later is from before the run was set back: damaged, or another future than
+    # this one's.
     dead = [older for of, older in _older(folder) if of >= step]
     spare = [older for of, older in _older(folder) if of < step][keep - 1:]
     try:
@@ -116,7 +126,9 @@ def save_run(folder, arrays, meta, keep=1):
 
 
 def _set_aside(path):
-    """Give the checkpoint at `path` its name as an older one as well; a damaged one is not worth it."""
+    """Give the checkpoint at `path` its name as an older one as well; a damaged one is not worth
+    it.
+    """
     try:
         before = _read(path)[1].get("step")
     except InputError:
@@ -130,7 +142,8 @@ def _set_aside(path):
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        os.replace(path, older)         # a crash here leaves no checkpoint.npz: `load` finds the older one
+        # a crash here leaves no checkpoint.npz: `load` finds the older one
+        os.replace(path, older)
 
 
 def _older(folder):
@@ -152,10 +165,11 @@ def clear(folder):
 
 
 def load(path):
-    """(arrays, meta) from a checkpoint file, or from the newest whole one in a run folder; nothing in it is executed.
+    """(arrays, meta) from a checkpoint file, or from the newest whole one in a run folder; nothing
+    in it is executed.
 
-    Warns with DamageWarning where an older one had to serve. Raises InputError for a missing, damaged or foreign
-    file and for another version.
+    Warns with DamageWarning where an older one had to serve. Raises InputError for a missing,
+    damaged or foreign file and for another version.
     """
     path = Path(path)
     if not path.is_dir():
@@ -191,7 +205,8 @@ def _read(path):
             arrays = {}
             for name in members - {META, DIGEST}:
                 with archive.open(name) as member:
-                    # the claim of a stored array cannot exceed the file; the factor is read_npy's way of counting
+                    # the claim of a stored array cannot exceed the file; the factor is read_npy's
+                    # way of counting
                     arrays[name.removesuffix(".npy")] = read_npy(member, 4 * size)
             if archive.read(DIGEST).decode() != _digest(text, arrays):
                 raise InputError("its content is not what was saved: the SHA-256 digest differs")
@@ -208,7 +223,9 @@ class _OtherVersion(Exception):
 
 
 def _members(archive, size):
-    """The names in the archive, after the checks that bound what reading them takes by the file's own size."""
+    """The names in the archive, after the checks that bound what reading them takes by the file's
+    own size.
+    """
     names = [info.filename for info in archive.infolist()]
     for info in archive.infolist():
         expected = info.filename in (META, DIGEST) or MEMBER.fullmatch(info.filename)
@@ -224,15 +241,20 @@ def _members(archive, size):
 
 
 def differences(saved, given):
-    """["base: 8 saved, 16 given", ...]: where `given` differs from `saved`, two dicts of JSON's kinds."""
-    plain = json.loads(json.dumps(given))           # tuples become lists, as they did in the checkpoint
+    """["base: 8 saved, 16 given", ...]: where `given` differs from `saved`, two dicts of JSON's
+    kinds.
+    """
+    # tuples become lists, as they did in the checkpoint
+    plain = json.loads(json.dumps(given))
     return [f"{name}: {saved.get(name)!r} saved, {value!r} given" for name, value in plain.items()
             if saved.get(name) != value]
 
 
 @contextmanager
 def fitting(path):
-    """Turn what a checkpoint that holds other things than the reader needs would raise inside into one InputError."""
+    """Turn what a checkpoint that holds other things than the reader needs would raise inside into
+    one InputError.
+    """
     try:
         yield
     except InputError:

@@ -1,4 +1,6 @@
-"""One process at a time on a run folder: a lock that the system takes back from whoever dies, SIGKILL included."""
+"""One process at a time on a run folder: a lock that the system takes back from whoever dies,
+SIGKILL included.
+"""
 
 import contextlib
 import os
@@ -19,8 +21,8 @@ NAME = ".lock"
 def hold(folder):
     """Hold FOLDER/.lock inside the block; its file is gone afterwards.
 
-    Raises InputError where another process, or another thread of this one, holds it, and TinyDDPMError where the
-    folder cannot be written to.
+    Raises InputError where another process, or another thread of this one, holds it, and
+    TinyDDPMError where the folder cannot be written to.
     """
     path = Path(folder) / NAME
     try:
@@ -32,7 +34,8 @@ def hold(folder):
     try:
         yield
     finally:
-        # Deleted while still held: whoever opened it meanwhile sees in `_locked` that it is no longer the one.
+        # Deleted while still held: whoever opened it meanwhile sees in `_locked` that it is no
+        # longer the one.
         with contextlib.suppress(OSError):      # Windows deletes no open file
             path.unlink()
         file.close()
@@ -56,7 +59,8 @@ def _locked(path):
 
 
 def _is_at(file, path):
-    """Whether an open file is still the one of that name, and not one that its last holder deleted."""
+    """Whether an open file is still the one of that name, and not one that its last holder deleted.
+    """
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError:

@@ -1,4 +1,6 @@
-"""The log of a run: one JSON object a line, the same bytes for the same run however often it was stopped."""
+"""The log of a run: one JSON object a line, the same bytes for the same run however often it was
+stopped.
+"""
 
 import json
 import math
@@ -14,7 +16,9 @@ LIMIT = 2**26           # bytes of a log that is read back, about 600,000 record
 
 
 class RunLog:
-    """Appends records to RUN/log.jsonl; opened at step k it first drops every line that is later or broken."""
+    """Appends records to RUN/log.jsonl; opened at step k it first drops every line that is later or
+    broken.
+    """
 
     def __init__(self, folder, step):
         self.path = Path(folder) / NAME
@@ -23,7 +27,9 @@ class RunLog:
         self.file = self.path.open("ab", buffering=0)
 
     def append(self, record):
-        """Write one record as one line, at once. Raises TinyDDPMError where the disk refuses; no half line stays."""
+        """Write one record as one line, at once. Raises TinyDDPMError where the disk refuses; no
+        half line stays.
+        """
         line = (json.dumps(record) + "\n").encode()
         try:
             done = 0
@@ -35,7 +41,9 @@ class RunLog:
         self.size += len(line)
 
     def sync(self):
-        """Have all that was appended on disk, as it must be before a checkpoint of the same step is."""
+        """Have all that was appended on disk, as it must be before a checkpoint of the same step
+        is.
+        """
         try:
             os.fsync(self.file.fileno())
         except OSError as error:
@@ -47,7 +55,9 @@ class RunLog:
 
 
 def _records(path):
-    """(line, record) for each line that is a record, its step above the last one's; others, cut or foreign, are not."""
+    """(line, record) for each line that is a record, its step above the last one's; others, cut or
+    foreign, are not.
+    """
     if not path.exists():
         return
     last, starts = 0, True

@@ -1,8 +1,9 @@
 """A run: training with a folder that remembers it, and going on from there.
 
-RUN/checkpoint.npz holds the whole state, RUN/log.jsonl one line of JSON for each logged step. Whatever ends the
-process, resuming gives the bits that a run never stopped would have: a step's log line is on disk before the
-checkpoint that stands for it, and the log drops what came after the checkpoint that a run goes on from.
+RUN/checkpoint.npz holds the whole state, RUN/log.jsonl one line of JSON for each logged step.
+Whatever ends the process, resuming gives the bits that a run never stopped would have: a step's log
+line is on disk before the checkpoint that stands for it, and the log drops what came after the
+checkpoint that a run goes on from.
 """
 
 import contextlib
@@ -24,11 +25,12 @@ from ..nn.unet import UNet
 
 
 def default_net(shape, classes=0, learn_variance=False):
-    """The net for samples of a shape: an MLP for (D,), a U-Net for (H, W, C), its levels as the sides halve.
+    """The net for samples of a shape: an MLP for (D,), a U-Net for (H, W, C), its levels as the
+    sides halve.
 
-    Below 16 pixels two levels, base 24, one block; from there three levels, base 32, two blocks; fewer levels where
-    a side is odd. The coarsest level attends. classes: how many labels it knows; learn_variance: an output of twice
-    the width (Nichol21 eq. 15).
+    Below 16 pixels two levels, base 24, one block; from there three levels, base 32, two blocks;
+    fewer levels where a side is odd. The coarsest level attends. classes: how many labels it knows;
+    learn_variance: an output of twice the width (Nichol21 eq. 15).
     """
     out = 2 * shape[-1] if learn_variance else None
     if len(shape) == 1:
@@ -44,14 +46,16 @@ def default_net(shape, classes=0, learn_variance=False):
 
 def train(images, steps=Recipe.steps, seed=0, out=None, *, labels=None, net=None, schedule=None, save_every=500,
           log_every=10, keep=2, progress=None, stop=None, meta=None, backend="numpy", **given):
-    """Train on images (N, H, W, C) or points (N, D) in [-1, 1] (Ho20 Algorithm 1); returns the Model, EMA weights.
+    """Train on images (N, H, W, C) or points (N, D) in [-1, 1] (Ho20 Algorithm 1); returns the
+    Model, EMA weights.
 
-    labels: (N,) integers, for a model that can be asked for classes, or None; out: a new run folder for checkpoints
-    and the log, or None; net: a UNet or MLP, by default one that fits; schedule: by default cosine(1000);
-    save_every, log_every: in steps; keep: the newest checkpoints that stay; the other settings are `Recipe`'s.
-    progress: called with each step's record; stop: asked after each step, True ends the run early; meta: JSON's kinds,
-    kept in the checkpoint; backend: who computes (`backend.get`).
-    Raises InputError for bad data or settings and TinyDDPMError where training diverges or the disk refuses.
+    labels: (N,) integers, for a model that can be asked for classes, or None; out: a new run folder
+    for checkpoints and the log, or None; net: a UNet or MLP, by default one that fits; schedule: by
+    default cosine(1000); save_every, log_every: in steps; keep: the newest checkpoints that stay;
+    the other settings are `Recipe`'s. progress: called with each step's record; stop: asked after
+    each step, True ends the run early; meta: JSON's kinds, kept in the checkpoint; backend: who
+    computes (`backend.get`). Raises InputError for bad data or settings and TinyDDPMError where
+    training diverges or the disk refuses.
     """
     ops = get(backend)
     recipe = Recipe(**{"shards": ops.shards, **given, "steps": steps, "seed": seed})
@@ -73,12 +77,13 @@ def train(images, steps=Recipe.steps, seed=0, out=None, *, labels=None, net=None
 
 
 def resume(out, images, steps=None, *, labels=None, expect=None, progress=None, stop=None, backend="numpy"):
-    """Go on with the run in folder `out`, on the same images and labels, to its own number of steps or to `steps`.
+    """Go on with the run in folder `out`, on the same images and labels, to its own number of steps
+    or to `steps`.
 
-    Bit for bit the run that was never interrupted, where `steps` and the backend are not changed. expect: settings of
-    the net and the recipe by name, which must be the run's. Returns the Model. Raises InputError where the folder
-    holds no run or one of other settings (each is named), where another process trains there, or where the images are
-    not those it was trained on.
+    Bit for bit the run that was never interrupted, where `steps` and the backend are not changed.
+    expect: settings of the net and the recipe by name, which must be the run's. Returns the Model.
+    Raises InputError where the folder holds no run or one of other settings (each is named), where
+    another process trains there, or where the images are not those it was trained on.
     """
     if not checkpoint.holds_run(out):
         raise InputError(f"no checkpoint in the folder {out}")
@@ -121,7 +126,9 @@ def _check_counts(**counts):
 
 @contextlib.contextmanager
 def _held(out):
-    """Hold the run folder `out`, made where it is missing, and clear what a killed process left; None holds nothing."""
+    """Hold the run folder `out`, made where it is missing, and clear what a killed process left;
+    None holds nothing.
+    """
     if out is None:
         yield
         return
@@ -135,13 +142,17 @@ def _held(out):
 
 
 def _checked(images, labels):
-    """Images or points as float32 and labels as int64 or None, after the checks that training needs."""
+    """Images or points as float32 and labels as int64 or None, after the checks that training
+    needs.
+    """
     checked = data.from_array(np.asarray(images), labels, "the images", (-1, 1))
     return checked.x, checked.labels
 
 
 def _check_net(net, shape, classes, learn_variance):
-    """Raises InputError unless the net takes samples of this shape and these labels, and says what is to be learnt."""
+    """Raises InputError unless the net takes samples of this shape and these labels, and says what
+    is to be learnt.
+    """
     if net.classes != classes:
         raise InputError(f"this net knows {net.classes} classes, the labels name {classes}")
     if net.out not in ((2 * shape[-1],) if learn_variance else (None, shape[-1])):

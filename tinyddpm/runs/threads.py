@@ -1,7 +1,8 @@
 """What a CPU wants: batches shared among threads, one BLAS thread in each, and pages that are kept.
 
-NumPy lets go of the interpreter's lock inside its operations, so a batch cut in parts runs on as many cores as
-there are parts, element-wise work included. BLAS's own threads would only fight with these.
+NumPy lets go of the interpreter's lock inside its operations, so a batch cut in parts runs on as
+many cores as there are parts, element-wise work included. BLAS's own threads would only fight with
+these.
 """
 
 import ctypes
@@ -17,7 +18,9 @@ import numpy as np
 
 @cache
 def openblas():
-    """The OpenBLAS that NumPy's wheel brings, as (get, set) of its thread count, or None where there is none."""
+    """The OpenBLAS that NumPy's wheel brings, as (get, set) of its thread count, or None where
+    there is none.
+    """
     site = pathlib.Path(np.__file__).parent
     for folder in (site.parent / "numpy.libs", site / ".dylibs"):
         for path in sorted(folder.glob("*openblas*")):
@@ -41,10 +44,12 @@ def cores():
 
 @contextmanager
 def workers(parts):
-    """A function map(f, items) that runs f on up to `parts` threads and returns the results in order.
+    """A function map(f, items) that runs f on up to `parts` threads and returns the results in
+    order.
 
-    Inside, BLAS keeps to one thread. Where its thread count cannot be set, and it is not one already, the items
-    run one after another on this thread and BLAS uses its own threads: the results are the same.
+    Inside, BLAS keeps to one thread. Where its thread count cannot be set, and it is not one
+    already, the items run one after another on this thread and BLAS uses its own threads: the
+    results are the same.
     """
     count = min(parts, cores())
     if count == 1 or not blas_can_be_limited():
@@ -64,9 +69,11 @@ def workers(parts):
 
 @cache
 def keep_pages():
-    """Ask glibc to keep freed memory for the next array instead of handing it back; elsewhere do nothing.
+    """Ask glibc to keep freed memory for the next array instead of handing it back; elsewhere do
+    nothing.
 
-    A fresh page costs more than the arithmetic on it: (x + 1) (x + 2) on 3 MB takes ten times as long.
+    A fresh page costs more than the arithmetic on it: (x + 1) (x + 2) on 3 MB takes ten times as
+    long.
     """
     if sys.platform != "linux":
         return

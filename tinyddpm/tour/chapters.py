@@ -1,4 +1,6 @@
-"""tinyddpm tour: the nine chapters in the terminal, their figures, and one page that holds them and the animations."""
+"""tinyddpm tour: the nine chapters in the terminal, their figures, and one page that holds them and
+the animations.
+"""
 
 import io
 import pathlib
@@ -11,34 +13,25 @@ from ..errors import InputError
 from ..plots import images as figures
 from ..runs import threads
 from ..runs.checkpoint import write_atomic
-from . import (
-    code as tour_code,
-)
-from . import (
-    forward as tour_figures,
-)
-from . import (
-    learned as tour_learnt,
-)
-from . import (
-    page,
-)
-from . import (
-    scores as tour_scores,
-)
+from . import code as tour_code
+from . import forward as tour_figures
+from . import learned as tour_learnt
+from . import page
+from . import scores as tour_scores
 from .spirals import Setting, learn
 
 COLUMNS = 78
-COLOURS = 256               # in a figure's palette: plots need few, and it halves their bytes
+COLOURS = 256  # in a figure's palette: plots need few, and it halves their bytes
 
 
 def tour(out="tour", seed=0, backend="numpy", say=print, setting=None, progress=None):
-    """Walk through the nine chapters: OUT/1-destroying-data.png .. OUT/9-gpu.png and OUT/index.html.
+    """Walk through the nine chapters: OUT/1-destroying-data.png .. OUT/9-gpu.png and
+    OUT/index.html.
 
-    Trains a small perceptron on points in the plane, on a backend; nothing is fetched. say: called with each
-    paragraph; setting: a `Setting`, how much is computed; progress: called with each training step's record. Returns
-    the chapters. Raises InputError where the folder cannot be made or the backend is not there, and TinyDDPMError
-    where the disk refuses.
+    Trains a small perceptron on points in the plane, on a backend; nothing is fetched. say: called
+    with each paragraph; setting: a `Setting`, how much is computed; progress: called with each
+    training step's record. Returns the chapters. Raises InputError where the folder cannot be made
+    or the backend is not there, and TinyDDPMError where the disk refuses.
     """
     out, setting = pathlib.Path(out), setting or Setting()
     try:
@@ -54,9 +47,16 @@ def tour(out="tour", seed=0, backend="numpy", say=print, setting=None, progress=
 
     # On arrays this small BLAS's own threads would wait for each other; inside, it keeps to one.
     with threads.workers(2):
-        for make in (tour_figures.destroying_data, tour_figures.bayes, tour_figures.bound, tour_code.gradients):
+        for make in (
+            tour_figures.destroying_data,
+            tour_figures.bayes,
+            tour_figures.bound,
+            tour_code.gradients,
+        ):
             tell(make(seed))
-        say(f"Training a perceptron for {setting.steps} steps on points in the plane, by {backend} ...\n")
+        say(
+            f"Training a perceptron for {setting.steps} steps on points in the plane, by {backend} ...\n"
+        )
         learnt = learn(setting, seed, backend, progress)
         tell(tour_learnt.training(learnt))
         tell(tour_learnt.sampling(learnt))
@@ -76,8 +76,13 @@ def told(chapter):
         heading = f"\033[1m{heading}\033[0m"
     rows = [heading]
     for sentence in (*chapter.sentences(), f"Read: {chapter.read}"):
-        rows += textwrap.wrap(sentence, COLUMNS, initial_indent="   ", subsequent_indent="     ",
-                              break_on_hyphens=False)
+        rows += textwrap.wrap(
+            sentence,
+            COLUMNS,
+            initial_indent="   ",
+            subsequent_indent="     ",
+            break_on_hyphens=False,
+        )
     return "\n".join(rows) + "\n"
 
 
