@@ -11,7 +11,8 @@ import numpy as np
 
 from tinyddpm import MLP, UNet, linear, model, noise, samplers
 from tinyddpm.nn import params
-from tinyddpm.training import Recipe, Trainer, TrainState
+from tinyddpm.settings import Recipe
+from tinyddpm.training import Trainer, TrainState
 
 from . import clock
 from .bench import compare

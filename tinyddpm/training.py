@@ -15,7 +15,7 @@ import numpy as np
 
 from . import noise
 from .datasets.sets import batch_indices
-from .errors import InputError, TinyDDPMError
+from .errors import TinyDDPMError
 from .likelihood import HALF_WIDTH, Tables, bound_tables, vb_loss_and_slope
 from .nn import optim, params
 from .nn.ops import Ops
@@ -23,69 +23,6 @@ from .process import TARGETS, TO_X0, at, min_snr_weight, q_sample, split_output
 
 NUMPY = Ops()
 PLAN = 64  # steps whose batches are drawn together
-DECAYS = ("cosine", "constant")
-TIMES = ("stratified", "independent")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train. Raises InputError for a value that makes no sense.
-
-    steps, batch: how much; lr, warmup (steps), decay ("cosine" or "constant"), weight_decay,
-    clip_norm (0 = off): AdamW's course; ema: the average's decay; target: "eps", "x0" or "v";
-    times: "stratified" or "independent"; min_snr: gamma of Hang23's weighting, 0 = off; dropout:
-    rate; label_dropout: how often a labelled sample is shown without its label (Ho22 Algorithm 1);
-    vlb: lambda of Nichol21 eq. 16, 0 = fixed variance; levels: grey levels of the data, for the
-    bound's decoder (Ho20 eq. 13), 0 = continuous; shards: parts of a batch that run side by side,
-    their gradients added in order.
-    """
-
-    steps: int = 3000
-    batch: int = 64
-    lr: float = 2e-3
-    warmup: int = 100
-    decay: str = "cosine"
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    ema: float = 0.995
-    target: str = "v"
-    times: str = "stratified"
-    min_snr: float = 0.0
-    dropout: float = 0.0
-    label_dropout: float = 0.1
-    vlb: float = 0.0
-    levels: int = 256
-    shards: int = 2
-    seed: int = 0
-
-    def __post_init__(self):
-        for name in ("steps", "batch", "shards"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.levels == 1:
-            raise InputError("levels must be 0, for continuous data, or at least 2, got 1")
-        for name in (
-            "lr",
-            "warmup",
-            "weight_decay",
-            "clip_norm",
-            "min_snr",
-            "vlb",
-            "levels",
-            "seed",
-        ):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(
-                    f"{name} must be finite and not negative, got {getattr(self, name)}"
-                )
-        for name in ("ema", "dropout", "label_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        for name, choices in (("target", TARGETS), ("decay", DECAYS), ("times", TIMES)):
-            if getattr(self, name) not in choices:
-                raise InputError(
-                    f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
-                )
 
 
 @dataclass

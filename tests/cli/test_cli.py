@@ -18,7 +18,7 @@ from PIL import Image
 from tinyddpm.cli import commands as cli
 from tinyddpm.runs import checkpoint
 from tinyddpm.runs import log as runlog
-from tinyddpm.training import Recipe
+from tinyddpm.settings import Recipe
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = [

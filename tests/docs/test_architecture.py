@@ -24,6 +24,7 @@ SOURCES = [
 # From the ground up: a module may import modules on lines above its own, never beside or below.
 LAYERS = [
     ["errors", "formulas", "guidance"],
+    ["settings"],
     [
         "noise",
         "schedule",

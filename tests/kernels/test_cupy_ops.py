@@ -29,7 +29,8 @@ from tinyddpm import backend, noise
 from tinyddpm.errors import InputError, TinyDDPMError
 from tinyddpm.process import TARGETS
 from tinyddpm.runs import checkpoint
-from tinyddpm.training import Recipe, Trainer, TrainState, check
+from tinyddpm.settings import Recipe
+from tinyddpm.training import Trainer, TrainState, check
 
 XP = strict_cupy.strict()
 OPS = CupyOps(XP)

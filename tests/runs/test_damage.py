@@ -14,7 +14,7 @@ import pytest
 import tinyddpm as td
 from tinyddpm.runs import checkpoint
 from tinyddpm.errors import InputError
-from tinyddpm.training import Recipe
+from tinyddpm.settings import Recipe
 
 ARRAYS = {"theta": np.arange(3, dtype=np.float32), "beta": np.array([0.0, 0.5])}
 META = {"step": 3, "recipe": {"lr": 0.1}}

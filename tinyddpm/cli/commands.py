@@ -23,8 +23,8 @@ from ..nn.unet import UNet
 from ..plots import images as figures
 from ..runs import checkpoint, run
 from ..runs import log as runlog
+from ..settings import Recipe
 from ..tour import chapters as tours
-from ..training import Recipe
 from . import options
 from .terminal import Progress, Stopped, complain
 

@@ -7,8 +7,8 @@ from ..datasets import readers
 from ..nn.unet import PADS
 from ..process import TARGETS
 from ..samplers import SPACINGS, VARIANCES
+from ..settings import DECAYS, TIMES, Recipe
 from ..solvers import SAMPLERS
-from ..training import DECAYS, TIMES, Recipe
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):

@@ -20,7 +20,8 @@ from ..backend import get
 from ..errors import InputError, TinyDDPMError
 from ..nn.mlp import MLP
 from ..schedule import cosine
-from ..training import Recipe, Trainer, TrainState, check
+from ..training import Trainer, TrainState, check
+from ..settings import Recipe
 from ..nn.unet import UNet
 
 

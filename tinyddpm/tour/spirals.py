@@ -18,7 +18,8 @@ from ..model import Model
 from ..nn.mlp import MLP
 from ..runs import threads
 from ..schedule import Schedule, cosine
-from ..training import Recipe, Trainer, TrainState, check
+from ..settings import Recipe
+from ..training import Trainer, TrainState, check
 
 TURNS, INNER, OUTER = 0.6, 0.2, 0.85  # an arm: how far it winds, and its radii
 PARTS = 14  # Gaussians in an arm
