@@ -89,3 +89,33 @@ class Recipe:
         check_settings(self)
         if self.levels == 1:
             raise InputError("levels must be 0, for continuous data, or at least 2, got 1")
+
+
+SAMPLERS = ("ddim", "ancestral", "langevin", "euler", "heun", "dpmpp_2m")
+SPACINGS = ("uniform", "logsnr", "quadratic")
+VARIANCES = ("beta", "beta_tilde", "learned")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw samples. Raises InputError for a value out of its bounds."""
+
+    sampler: str = setting("ddim", "how to go from noise to data", choices=SAMPLERS)
+    # checked by the sampler, which knows T
+    steps: int | None = setting(
+        None, "how many steps (default: 50; ancestral and langevin: every one of T)", metavar="N"
+    )
+    spacing: str | None = setting(
+        None,
+        "where in 1..T those steps lie (default: uniform; dpmpp_2m: logsnr)",
+        choices=(None, *SPACINGS),
+    )
+    # Song21a eq. 16
+    eta: float = setting(0.0, "ddim: 0 adds no noise, 1 as much as ancestral")
+    # Ho20 section 3.2, Nichol21 eq. 15
+    variance: str = setting("beta_tilde", "ancestral, langevin: sigma^2", choices=VARIANCES)
+    # not an option: --no-clip sets it to None
+    clip: float | None = setting(1.0, "bound on |x0_hat|, or None")
+
+    def __post_init__(self):
+        check_settings(self)
