@@ -1,16 +1,17 @@
-"""tinyddpm: a denoising diffusion model (DDPM) written by hand in NumPy, to be read, tested and
-measured.
+"""tinyddpm: a denoising diffusion model (DDPM) written by hand in NumPy, to be read and measured.
 
 Reading order:
-    schedule, process           the forward process: marginals, posterior, what one prediction says of another
-    samplers, solvers, editing  from noise to data: ancestral, DDIM, Langevin; the ODE; images
-    between and inside images
-    exact, closed_form          data whose best denoiser is known, against which all of this is proved
-    likelihood, flow            the variational bound; the density along the ODE
-    noise, formulas             random numbers without a state
-    ops, params, mlp, unet      the network and its gradient, by hand
-    optim, train, run           learning, and a run that survives
-    guidance, model, metrics    asking for a class; the trained denoiser; how good it is
+    schedule, process        the forward process: marginals, posterior; x0, eps, v, score
+    samplers, solvers        from noise to data: ancestral, DDIM, Langevin; the ODE
+    training                 Algorithm 1: what a network learns, and how
+    exact                    data whose best denoiser is known, against which all of it is tested
+    likelihood, density      the variational bound; the density along the ODE
+    guidance, editing        asking for a class; images between images and inside images
+    noise, formulas          random numbers without a state; the formulas that kernels share
+    nn                       the networks and their gradients, by hand; the optimiser
+    model, metrics           the trained denoiser, and how good its samples are
+    runs, datasets           a run that resumes; data
+    backend, kernels         the same operations on accelerators
 
 The papers, by the names that the docstrings cite:
     Ho20        Denoising diffusion probabilistic models, arXiv:2006.11239
@@ -56,25 +57,20 @@ The papers, by the names that the docstrings cite:
     Naeem20     Reliable fidelity and diversity metrics for generative models, arXiv:2002.09797
 """
 
-import pathlib
-
-# The accelerators' folder stands beside this one in a clone, and inside it in an installed package.
-if not (pathlib.Path(__path__[0]) / "kernels").is_dir():
-    __path__.append(str(pathlib.Path(__path__[0]).parent))
-
-from .density import dequantise, log_likelihood, ode_bits_per_dim
+from .density import LogLikelihood, dequantise, log_likelihood, ode_bits_per_dim
 from .editing import inpaint, interpolate, slerp
 from .errors import InputError, TinyDDPMError
 from .exact import Gaussian, GaussianMixture, PointSet
 from .guidance import Guided, guide
-from .likelihood import bits_per_dim
-from .model import Model, load, sample
+from .likelihood import Bound, bits_per_dim
+from .model import Model
 from .nn.mlp import MLP
 from .nn.unet import UNet
 from .noise import normal
 from .process import (
     eps_from_score,
     eps_from_v,
+    eps_from_x0,
     predict_eps,
     predict_v,
     predict_x0,
@@ -84,60 +80,28 @@ from .process import (
     q_step,
     reverse_mean,
     score_from_eps,
+    v_from_x0_eps,
+    x0_from_eps,
     x0_from_v,
 )
+from .runs.load import load
 from .runs.run import resume, train
-from .samplers import ancestral, ddim, langevin
-from .schedule import Schedule, cosine, from_alpha_bar, linear, sigmoid
+from .runs.sample import sample
+from .samplers import Noise, PredictorCorrector, ancestral, ddim, langevin
+from .schedule import Schedule, cosine, from_alpha_bar, linear, sigmoid, spaced
+from .settings import Recipe, Sampling
 from .solvers import decode, dpmpp_2m, encode, euler, heun
 
 __version__ = "0.1.0"
+# fmt: off
 __all__ = [
-    "Gaussian",
-    "GaussianMixture",
-    "Guided",
-    "InputError",
-    "MLP",
-    "Model",
-    "PointSet",
-    "Schedule",
-    "TinyDDPMError",
-    "UNet",
-    "ancestral",
-    "bits_per_dim",
-    "cosine",
-    "ddim",
-    "decode",
-    "dequantise",
-    "dpmpp_2m",
-    "encode",
-    "eps_from_score",
-    "eps_from_v",
-    "euler",
-    "from_alpha_bar",
-    "guide",
-    "heun",
-    "inpaint",
-    "interpolate",
-    "langevin",
-    "linear",
-    "load",
-    "log_likelihood",
-    "normal",
-    "ode_bits_per_dim",
-    "predict_eps",
-    "predict_v",
-    "predict_x0",
-    "q_marginal",
-    "q_posterior",
-    "q_sample",
-    "q_step",
-    "resume",
-    "reverse_mean",
-    "sample",
-    "score_from_eps",
-    "sigmoid",
-    "slerp",
-    "train",
-    "x0_from_v",
+    "Bound", "Gaussian", "GaussianMixture", "Guided", "InputError", "LogLikelihood", "MLP", "Model",
+    "Noise", "PointSet", "PredictorCorrector", "Recipe", "Sampling", "Schedule", "TinyDDPMError",
+    "UNet", "ancestral", "bits_per_dim", "cosine", "ddim", "decode", "dequantise", "dpmpp_2m",
+    "encode", "eps_from_score", "eps_from_v", "eps_from_x0", "euler", "from_alpha_bar", "guide",
+    "heun", "inpaint", "interpolate", "langevin", "linear", "load", "log_likelihood", "normal",
+    "ode_bits_per_dim", "predict_eps", "predict_v", "predict_x0", "q_marginal", "q_posterior",
+    "q_sample", "q_step", "resume", "reverse_mean", "sample", "score_from_eps", "sigmoid", "slerp",
+    "spaced", "train", "v_from_x0_eps", "x0_from_eps", "x0_from_v",
 ]
+# fmt: on

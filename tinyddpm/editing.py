@@ -1,30 +1,42 @@
-"""Working on images through a denoiser: paths between two of them, and filling in what is missing
-of one.
-
-Lugmayr22   RePaint: inpainting using denoising diffusion probabilistic models, arXiv:2201.09865
-"""
+"""Editing images through a denoiser: paths between two of them, and filling in missing parts."""
 
 import math
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
-from . import noise
+from . import noise as counter_noise
 from .errors import InputError
-from .process import q_sample
-from .samplers import ancestral_step, descend, draw, walk
+from .process import Array, q_sample
+from .samplers import (
+    Denoiser,
+    Noise,
+    Steps,
+    Watch,
+    ancestral_coefficients,
+    draw,
+    reverse_step,
+    times,
+)
+from .schedule import Schedule
 from .solvers import ODE_STEPS, decode, encode
 
-# below this sine the arc's formula is 0 / 0, and the arc no longer than the chord by a part in 1e12
+# Below this sine the arc's formula is 0 / 0, and the arc longer than the chord by a part in 1e12.
 STRAIGHT = 1e-6
 
 
-def slerp(a, b, w):
-    """The point at w in [0, 1] of the arc from a to b (Song21a eq. 67): sin((1 - w) angle) a +
-    sin(w angle) b, scaled.
+def slerp(a: Array, b: Array, w: float) -> Array:
+    """The point at w in [0, 1] of the arc from a to b (Song21a eq. 67).
 
-    Both over sin(angle), cos(angle) = a.b / (|a| |b|), a and b of one shape, each as one vector.
-    The straight mean of two Gaussian draws would be too short to be one. Where the angle is 0 or
-    half a turn the arc is the straight line.
+    (sin((1 - w) angle) a + sin(w angle) b) / sin(angle), cos(angle) = a.b / (|a| |b|). The straight
+    mean of two Gaussian draws would be too short to be one. Where the angle is 0 or half a turn the
+    arc is the straight line.
+
+    Args:
+        a: the start, as one vector of any shape.
+        b: the end, in the shape of a.
+        w: the share of the arc.
     """
 
     def dot(u, v):
@@ -39,76 +51,108 @@ def slerp(a, b, w):
     )
 
 
-def interpolate(denoise, s, a, b, n, steps=ODE_STEPS, clip=None, spacing="uniform"):
-    """n images from a to b, evenly along the arc between their x_T (Song21a appendix D.5): (n, ...)
-    in a's dtype.
+def interpolate(
+    denoise: Denoiser,
+    s: Schedule,
+    a: Array,
+    b: Array,
+    n: int,
+    *,
+    steps: Steps = ODE_STEPS,
+    clip: float | None = None,
+) -> Array:
+    """n images from a to b, evenly along the arc between their x_T (Song21a appendix D.5).
 
-    a, b (...) are single images: encoded, put together by `slerp`, decoded (Song21a eq. 14, 12, eta
-    = 0); the first and last come back as a and b up to the error of `encode`. The other arguments
-    are `solvers.euler`'s. Raises InputError for n < 2 and for shapes that differ.
+    Both are encoded, joined by `slerp` and decoded (Song21a eq. 14, 12, eta = 0). The first and
+    the last come back as a and b up to the error of `encode`.
+
+    Args:
+        denoise: (xt, t) -> eps_hat, a denoiser.
+        s: the schedule of the denoiser.
+        a: one image, (...).
+        b: another one, in the shape of a.
+        n: how many, at least 2.
+        steps: as in `samplers.ancestral`.
+        clip: bound on |x0_hat|, or None.
+
+    Returns:
+        (n, ...) in the dtype of a.
+
+    Raises:
+        InputError: for n < 2 and for shapes that differ.
     """
     if not isinstance(n, int | np.integer) or n < 2:
         raise InputError(f"n must be a whole number of at least 2, got {n!r}")
     if a.shape != b.shape:
         raise InputError(f"a and b must be of one shape, got {a.shape} and {b.shape}")
-    start, end = (encode(denoise, s, image[None], steps, clip, spacing) for image in (a, b))
+    start, end = (encode(denoise, s, image[None], steps=steps, clip=clip) for image in (a, b))
     xT = start.repeat(n, axis=0)
     for i in range(n):
         xT[i] = slerp(start[0], end[0], i / (n - 1))
-    return decode(denoise, s, xT, steps, clip, spacing)
+    return decode(denoise, s, xT, steps=steps, clip=clip)
 
 
 def inpaint(
-    denoise,
-    s,
-    known,
-    mask,
-    steps=None,
-    repeats=1,
-    variance="beta_tilde",
-    clip=None,
-    seed=0,
-    first_sample=0,
-    spacing="uniform",
-    watch=None,
-):
-    """RePaint, Lugmayr22 Algorithm 1: x_0 that is `known` where mask is 1, and sampled to fit where
-    it is 0: (B, ...).
+    denoise: Denoiser,
+    s: Schedule,
+    known: Array,
+    mask: Array,
+    *,
+    steps: Steps = None,
+    repeats: int = 1,
+    variance: str = "beta_tilde",
+    clip: float | None = None,
+    noise: int | Noise = 0,
+    watch: Watch | None = None,
+) -> Array:
+    """Sample x_0 that is `known` where mask is 1 and fits it elsewhere (Lugmayr22 Algorithm 1).
 
-    x_s = mask q_sample(known, s) + (1 - mask) (the ancestral step from x_t), s < t; then, `repeats`
-    times in all, one forward step back to x_t and down again: it lets the two parts agree with each
-    other. known (B, ...); mask of ones and zeros, in a shape that broadcasts to known's; the other
-    arguments are `samplers.ancestral`'s; watch is called once for each step of the walk. Raises
-    InputError.
+    Args:
+        denoise: (xt, t) -> eps_hat, a denoiser.
+        s: the schedule of the denoiser.
+        known: the images, float (B, ...).
+        mask: ones (known) and zeros, in a shape that broadcasts to that of known.
+        steps: as in `samplers.ancestral`.
+        repeats: the paper's U, at least 1: so often each step is made, which joins the two parts.
+        variance: as in `samplers.ancestral`.
+        clip: bound on |x0_hat|, or None.
+        noise: a seed or a `Noise`.
+        watch: as in `samplers.ancestral`, called once for each t.
+
+    Returns:
+        x_0, (B, ...) in the dtype of known.
+
+    Raises:
+        InputError: for a mask, repeats, steps or a variance that cannot be.
     """
-    mask = _checked(known, mask, repeats)
+    mask, z = _checked(known, mask, repeats), partial(_noise, denoise, s, known, noise)
+    xt = z(counter_noise.PRIOR, 0)  # line 1
+    for t, t_prev in pairwise([*times(s, steps), 0]):  # line 2
+        c = ancestral_coefficients(s, t, t_prev, variance)
+        for u in range(repeats if t_prev > 0 else 1):  # line 3
+            there = known
+            if t_prev > 0:
+                there = q_sample(s, known, t_prev, z(counter_noise.KNOWN, t_prev, u))  # 4, 5
+            own = partial(z, counter_noise.REVERSE, repeat=u)
+            xs, x0_hat = reverse_step(denoise, s, xt, t, c, clip, own)  # lines 6, 7
+            xs = mask * there + (1 - mask) * xs  # line 8
+            if t_prev > 0 and u + 1 < repeats:
+                xt = _back(s, xs, t, t_prev, z(counter_noise.RENOISE, t, u + 1))  # 9, 10
+        xt = xs
+        if watch is not None:
+            watch(t_prev, xt, x0_hat)
+    return xt
 
-    def drawn(purpose, t, repeat):
-        # Each repeat has counters of its own, or the noise of the first would come again and again.
-        return draw(denoise, known, seed, purpose, repeat * (s.T + 1) + t, first_sample)
 
-    def jump(xt, t, t_prev, repeat):
-        """One whole step down, the known part put in its place."""
-        down = ancestral_step(
-            denoise, s, variance, clip, noise=lambda t: drawn(noise.REVERSE, t, repeat)
-        )
-        xs, x0_hat = down(xt, t, t_prev)
-        there = (
-            known if t_prev == 0 else q_sample(s, known, t_prev, drawn(noise.KNOWN, t_prev, repeat))
-        )
-        return mask * there + (1 - mask) * xs, x0_hat
+def _noise(denoise, s, known, noise, purpose, t, repeat=0):
+    """The z of one repeat: it has counters of its own, or the first repeat's would come again."""
+    return draw(denoise, noise, known, purpose, repeat * (s.T + 1) + t)
 
-    def step(xt, t, t_prev):
-        xs, x0_hat = jump(xt, t, t_prev, 0)
-        for repeat in range(1, repeats if t_prev > 0 else 1):
-            # q(x_t | x_s) = N(sqrt(alpha) x_s, (1 - alpha) I), alpha = alpha_bar_t / alpha_bar_s,
-            # over the whole jump.
-            alpha = float(s.alpha_bar[t] / s.alpha_bar[t_prev])
-            xt = math.sqrt(alpha) * xs + math.sqrt(1 - alpha) * drawn(noise.RENOISE, t, repeat)
-            xs, x0_hat = jump(xt, t, t_prev, repeat)
-        return xs, x0_hat
 
-    return descend(drawn(noise.PRIOR, 0, 0), walk(s, steps, spacing), step, watch)
+def _back(s, xs, t, t_prev, eps):
+    """One forward step over the whole jump from x_s, s = t_prev, back to x_t (Ho20 eq. 2)."""
+    alpha = float(s.alpha_bar[t] / s.alpha_bar[t_prev])
+    return math.sqrt(alpha) * xs + math.sqrt(1 - alpha) * eps
 
 
 def _checked(known, mask, repeats):

@@ -1,33 +1,157 @@
-"""Data whose optimal denoiser is a closed form: a Gaussian, a mixture of Gaussians, a finite set of
-points.
+"""Data whose best denoiser is a closed form: a Gaussian, a mixture of Gaussians, a set of points.
+
+Where q(x_0) is known, so is q(x_t) (Ho20 eq. 4: shrink by sqrt(alpha_bar_t), add N(0, (1 -
+alpha_bar_t) I)), and with it all that a network has to learn, in three forms (Efron11 eq. 1.4;
+Song21b below eq. 13):
+
+    score   = grad log q(x_t)
+    x0_hat  = E[x_0 | x_t] = (x_t + (1 - alpha_bar_t) score) / sqrt(alpha_bar_t)     (Tweedie)
+    eps_hat = E[eps | x_t] = -sqrt(1 - alpha_bar_t) score
 
 Each class is a denoiser like a network, (xt, t) -> eps_hat, so every sampler and likelihood can be
-run against the truth. `closed_form` has the questions one may ask of them; here stand the answers:
-log q(x_t), its gradient (the score), its Hessian, and E[x_0 | x_t].
+tested against the truth.
 
+Efron11      Tweedie's formula and selection bias
 Karras22     Elucidating the design space of diffusion-based generative models, arXiv:2206.00364
 """
 
 import math
+from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from .closed_form import ClosedForm, numbers
+from . import noise
 from .errors import InputError
+from .process import Array, eps_from_score
+from .schedule import Schedule
 
 BLOCK = 2**19  # entries of a samples-by-points matrix held at a time: 4 MB
 WEIGHT_TOL = 1e-6  # weights written in float32 sum to 1 within about 6e-8 each
 
 
-class Gaussian(ClosedForm):
-    """x_0 ~ N(mean, cov), so q(x_t) = N(sqrt(alpha_bar_t) mean, alpha_bar_t cov + (1 - alpha_bar_t)
-    I) (Ho20 eq. 4).
+class ClosedForm(ABC):
+    """A denoiser that is exact.
 
-    mean (D,); cov a number (times I), (D,) a diagonal, or (D, D), symmetric and positive
-    semidefinite: it may be singular. s: the Schedule. Raises InputError for another mean or cov.
+    xt: (B, ...) with D elements a sample; t: an int in 0..T, 0 being clean data. All is computed in
+    float64 and returned in xt's dtype (float64 for integers). Methods raise InputError for another
+    shape or t, and where t = 0 and the data has no density: a singular covariance, points.
     """
 
-    def __init__(self, mean, cov, s):
+    # Each kind of data fills these in, for x float64 (B, D) and an int t.
+
+    @abstractmethod
+    def _log_density(self, x: Array, t: int) -> Array: ...
+
+    @abstractmethod
+    def _score(self, x: Array, t: int) -> Array: ...
+
+    @abstractmethod
+    def _x0_hat(self, x: Array, t: int) -> Array: ...
+
+    @abstractmethod
+    def _hessian(self, x: Array, t: int, u: Array) -> Array: ...
+
+    @abstractmethod
+    def _draw(self, pick: Array, z: Array, t: int) -> Array: ...
+
+    def __init__(self, shape: tuple[int, ...], s: Schedule) -> None:
+        if not isinstance(s, Schedule):
+            raise InputError(f"s must be a Schedule, got {type(s).__name__}")
+        self.s, self.shape, self.D = s, tuple(shape), math.prod(shape)
+
+    def __call__(self, xt: ArrayLike, t: int) -> Array:
+        """eps_hat = E[eps | x_t] (Song21b below eq. 13), 0 at t = 0: (B, ...)."""
+        return self._answer(self._eps_hat, t, xt)
+
+    def x0_hat(self, xt: ArrayLike, t: int) -> Array:
+        """E[x_0 | x_t] (Efron11 eq. 1.4), x_t itself at t = 0: (B, ...)."""
+        return self._answer(lambda x, t: self._x0_hat(x, t) if t else x, t, xt)
+
+    def score(self, xt: ArrayLike, t: int) -> Array:
+        """grad log q(x_t) (Song21b section 2): (B, ...)."""
+        return self._answer(self._score, t, xt)
+
+    def log_density(self, xt: ArrayLike, t: int) -> Array:
+        """log q(x_t), natural logarithm, of the D elements together: (B,)."""
+        return self._answer(self._log_density, t, xt)
+
+    def vjp(self, xt: ArrayLike, t: int, u: ArrayLike) -> tuple[Array, Array]:
+        """(eps_hat, u^T d eps_hat / d x_t), sample by sample: both (B, ...), as is u.
+
+        The Jacobian is -sqrt(1 - alpha_bar_t) grad grad^T log q(x_t); 0 at t = 0.
+        """
+        if np.shape(u) != np.shape(xt):
+            raise InputError(f"u must have the shape of xt, {np.shape(xt)}, got {np.shape(u)}")
+
+        def product(x, t):
+            return (
+                eps_from_score(self.s, t, self._hessian(x, t, self._rows(u)))
+                if t
+                else np.zeros_like(x)
+            )
+
+        return self(xt, t), self._answer(product, t, xt)
+
+    def sample(self, n: int, seed: int = 0, t: int = 0) -> Array:
+        """n draws of q(x_t) for an int t in 0..T, of clean data at t = 0: float64 (n, ...).
+
+        Sample i depends on (seed, t, i) alone; draws at two times are independent.
+        """
+        self._check_time(t)
+        if not isinstance(n, int | np.integer) or n < 1:
+            raise InputError(f"n must be a whole number of at least 1, got {n!r}")
+        pick = noise.uniform((n, 1), seed, noise.EXACT, 2 * t)[:, 0]
+        z = noise.normal((n, self.D), seed, noise.EXACT, 2 * t + 1).astype(np.float64)
+        return self._draw(pick, z, t).reshape(n, *self.shape)
+
+    def _eps_hat(self, x, t):
+        return eps_from_score(self.s, t, self._score(x, t)) if t else np.zeros_like(x)
+
+    def _answer(self, question, t, xt):
+        """question(x, t), asked in float64 of x (B, D), answered in the shape and dtype of xt."""
+        self._check_time(t)
+        answer, xt = question(self._rows(xt), t), np.asarray(xt)
+        dtype = xt.dtype if xt.dtype.kind == "f" else np.float64
+        return answer.reshape(xt.shape if answer.ndim > 1 else len(xt)).astype(dtype)
+
+    def _rows(self, xt):
+        """xt as float64 (B, D)."""
+        xt = np.asarray(xt)
+        if xt.dtype.kind not in "iuf" or xt.ndim == 0 or xt.size != len(xt) * self.D:
+            raise InputError(
+                f"xt must be (B, ...) real numbers, {self.D} a sample, "
+                f"got {xt.dtype} of shape {xt.shape}"
+            )
+        return xt.reshape(len(xt), self.D).astype(np.float64)
+
+    def _check_time(self, t):
+        if not isinstance(t, int | np.integer) or not 0 <= t <= self.s.T:
+            raise InputError(f"t must be a whole number in 0..{self.s.T}, got {t!r}")
+
+    def _at(self, t):
+        """alpha_bar_t, sqrt(alpha_bar_t) and 1 - alpha_bar_t, Python floats."""
+        alpha_bar = float(self.s.alpha_bar[t])
+        return alpha_bar, math.sqrt(alpha_bar), 1 - alpha_bar
+
+
+class Gaussian(ClosedForm):
+    """x_0 ~ N(mean, cov).
+
+    q(x_t) = N(sqrt(alpha_bar_t) mean, alpha_bar_t cov + (1 - alpha_bar_t) I) (Ho20 eq. 4).
+
+    Args:
+        mean: (D,).
+        cov: a number (times I), (D,) a diagonal, or (D, D), symmetric and positive semidefinite: it
+            may be singular.
+        s: the schedule.
+
+    Raises:
+        InputError: for another mean or cov.
+    """
+
+    def __init__(self, mean: ArrayLike, cov: ArrayLike, s: Schedule) -> None:
         self.mean = numbers("mean", mean)
         if self.mean.ndim != 1:
             raise InputError(f"mean must have shape (D,), got {self.mean.shape}")
@@ -36,8 +160,8 @@ class Gaussian(ClosedForm):
         # its own.
         self.spectrum, self.axes = _eigen(cov, self.D)
 
-    def marginal(self, t):
-        """Mean (D,) and covariance (D, D) of q(x_t), float64, t an int in 0..T. Raises InputError."""
+    def marginal(self, t: int) -> tuple[Array, Array]:
+        """Mean (D,) and covariance (D, D) of q(x_t), float64, for an int t in 0..T."""
         self._check_time(t)
         return self._at(t)[1] * self.mean, self.axes * self._variances(t) @ self.axes.T
 
@@ -65,8 +189,9 @@ class Gaussian(ClosedForm):
         return -(u @ self.axes / self._positive(t)) @ self.axes.T
 
     def _x0_hat(self, x, t):
-        """mean + sqrt(alpha_bar_t) cov cov_t^-1 (x_t - sqrt(alpha_bar_t) mean), the regression of
-        x_0 on x_t.
+        """The regression of x_0 on x_t, with root = sqrt(alpha_bar_t).
+
+        mean + root cov cov_t^-1 (x_t - root mean)
         """
         root = self._at(t)[1]
         gain = root * self.spectrum / self._positive(t)
@@ -77,14 +202,19 @@ class Gaussian(ClosedForm):
 
 
 class GaussianMixture(ClosedForm):
-    """x_0 ~ sum_k weights_k N(means_k, covs_k): at every t again a mixture, of the components'
-    q(x_t).
+    """x_0 ~ sum_k weights_k N(means_k, covs_k): a mixture at every t, of the parts' q(x_t).
 
-    weights (K,), not negative, of sum 1; means (K, D); covs: K covariances, each as Gaussian takes
-    it. s: the Schedule. Raises InputError for anything else.
+    Args:
+        weights: (K,), not negative, of sum 1.
+        means: (K, D).
+        covs: K covariances, each as `Gaussian` takes it.
+        s: the schedule.
+
+    Raises:
+        InputError: for anything else.
     """
 
-    def __init__(self, weights, means, covs, s):
+    def __init__(self, weights: ArrayLike, means: ArrayLike, covs: Any, s: Schedule) -> None:
         weights, means = numbers("weights", weights), numbers("means", means)
         covs = list(covs) if np.iterable(covs) else []
         if weights.ndim != 1 or means.ndim != 2 or not len(weights) == len(means) == len(covs):
@@ -98,8 +228,9 @@ class GaussianMixture(ClosedForm):
         self.parts = [Gaussian(mean, cov, s) for mean, cov in zip(means, covs)]
 
     def _weigh(self, x, t):
-        """log q(x_t), (B,), and the responsibilities r_k = q(k | x_t) = weights_k q_k(x_t) /
-        q(x_t), (K, B).
+        """log q(x_t), (B,), and the responsibilities r_k = q(k | x_t), (K, B).
+
+        r_k = weights_k q_k(x_t) / q(x_t)
         """
         # a weight of 0 has the logarithm -inf, and its component no say
         with np.errstate(divide="ignore"):
@@ -143,15 +274,19 @@ class GaussianMixture(ClosedForm):
 
 
 class PointSet(ClosedForm):
-    """x_0 is one of N points, each as likely: the data set itself (Karras22 appendix B.3), and its
-    optimal denoiser.
+    """x_0 is one of N points, each as likely: the data set itself (Karras22 appendix B.3).
 
-    points (N, ...), a point listed twice counting twice; s: the Schedule. A sampler given this
-    denoiser can only return the points: a network that reached its training optimum would do no
-    better. Raises InputError.
+    A sampler given it can only return the points, and a network at its training optimum no better.
+
+    Args:
+        points: (N, ...); a point listed twice counts twice.
+        s: the schedule.
+
+    Raises:
+        InputError: for anything else.
     """
 
-    def __init__(self, points, s):
+    def __init__(self, points: ArrayLike, s: Schedule) -> None:
         points = numbers("points", points)
         if points.ndim == 0:
             raise InputError("points must have shape (N, ...), got a number")
@@ -163,8 +298,7 @@ class PointSet(ClosedForm):
         self.half_squares = 0.5 * np.sum(self.offsets**2, axis=1)
 
     def _weigh(self, x, t):
-        """Yield (rows of x, log sum of exp(logits), r): r_i = q(x_i | x_t), (rows, N), for some
-        rows at a time.
+        """Yield (rows of x, log sum of exp(logits), r_i = q(x_i | x_t)) for some rows at a time.
 
         r = softmax(-|x_t - sqrt(alpha_bar_t) x_i|^2 / (2 (1 - alpha_bar_t))). The term |x_t|^2 is
         the same for all i and would only drown the rest, so the logits leave it out.
@@ -251,3 +385,16 @@ def _eigen(cov, D):
             f"cov must be positive semidefinite, its smallest eigenvalue is {spectrum.min():.6g}"
         )
     return np.where(spectrum > tol, spectrum, 0.0), axes
+
+
+def numbers(name: str, values: ArrayLike) -> Array:
+    """The user's array as float64: real, not empty, finite. Raises InputError."""
+    try:
+        array = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} must be an array of numbers") from None
+    if array.size == 0 or not np.isfinite(array).all():
+        raise InputError(
+            f"{name} must be finite numbers and not empty, got an array of shape {array.shape}"
+        )
+    return array

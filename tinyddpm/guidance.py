@@ -1,33 +1,40 @@
 """Classifier-free guidance: one denoiser made of two, so that every sampler takes it as it is."""
 
 from dataclasses import dataclass
+from typing import Any
+
+from .process import Array
 
 
-def guide(conditional, unconditional, weight):
-    """Ho22 eq. 6: (1 + w) eps(x_t | c) - w eps(x_t); w = 0 is the conditional, w = -1 the
-    unconditional.
+def guide(conditional: Array, unconditional: Array, weight: float) -> Array:
+    """Ho22 eq. 6: (1 + w) eps(x_t | c) - w eps(x_t); w = 0 is the conditional one.
 
-    The weights add up to 1, and x0_hat, v and the score are affine in eps: what holds of one holds
-    of all.
+    The weights add up to 1, and x0_hat, v and the score are affine in eps: what holds for one holds
+    for all of them.
+
+    Args:
+        conditional: the prediction for the class c, (B, ...).
+        unconditional: the prediction without a class, (B, ...).
+        weight: w.
     """
     return (1 + weight) * conditional - weight * unconditional
 
 
 @dataclass(frozen=True)
 class Guided:
-    """The denoiser that `guide` makes of two denoisers, for example of a mixture's component and
-    the whole mixture.
-    """
+    """The denoiser that `guide` makes of two denoisers."""
 
-    conditional: object
-    unconditional: object
-    weight: float
+    conditional: Any  # a denoiser, such as one component of a mixture
+    unconditional: Any  # a denoiser, such as the whole mixture
+    weight: float  # w of Ho22 eq. 6
 
-    def __call__(self, xt, t):
+    def __call__(self, xt: Array, t: int) -> Array:
         """eps_hat (Ho22 eq. 6)."""
         return guide(self.conditional(xt, t), self.unconditional(xt, t), self.weight)
 
-    def vjp(self, xt, t, u):
-        """(eps_hat, u^T d eps_hat / d xt) of two denoisers that offer as much."""
-        pairs = zip(self.conditional.vjp(xt, t, u), self.unconditional.vjp(xt, t, u))
-        return tuple(guide(one, other, self.weight) for one, other in pairs)
+    def vjp(self, xt: Array, t: int, u: Array) -> tuple[Array, Array]:
+        """(eps_hat, u^T d eps_hat / d xt), for two denoisers that have a vjp."""
+        eps_hat, product = self.conditional.vjp(xt, t, u)
+        other_eps_hat, other_product = self.unconditional.vjp(xt, t, u)
+        weight = self.weight
+        return guide(eps_hat, other_eps_hat, weight), guide(product, other_product, weight)

@@ -5,26 +5,33 @@ them all. Tables have T + 1 entries and are indexed by the papers' t: index 0 is
 beta[0] = 0 and alpha_bar[0] = 1, and "t - 1" needs no shadow table.
 """
 
+import copy
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from .errors import InputError
+from .settings import SPACINGS
+
+Table = NDArray[np.float64]  # (T + 1,)
 
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """A variance schedule (Ho20 eq. 2), given by beta alone: (T + 1,) with beta[0] = 0 and 0 <
-    beta[t] <= 1.
+    """A variance schedule (Ho20 eq. 2), given by beta alone.
 
-    Everything is float64. beta[T] = 1 means that x_T holds nothing of x_0. Raises InputError for
-    any other beta.
+    Everything is float64. Raises InputError unless beta[0] = 0 and 0 < beta[t] < 1; beta[T] may be
+    1, and then x_T holds nothing of x_0.
     """
 
-    beta: np.ndarray
+    beta: Table  # (T + 1,)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         try:
             beta = np.array(self.beta, dtype=np.float64)
         except (TypeError, ValueError):
@@ -43,36 +50,40 @@ class Schedule:
         object.__setattr__(self, "beta", beta)
 
     @property
-    def T(self):
+    def T(self) -> int:
         """The number of steps."""
         return self.beta.size - 1
 
     @cached_property
-    def alpha(self):
+    def alpha(self) -> Table:
         """alpha_t = 1 - beta_t (Ho20, below eq. 3), float64 (T + 1,)."""
         return _frozen(1 - self.beta)
 
     @cached_property
-    def alpha_bar(self):
-        """alpha_bar_t = product of alpha_1..alpha_t (Ho20 eq. 4), float64 (T + 1,); alpha_bar[0] =
-        1.
-        """
+    def alpha_bar(self) -> Table:
+        """alpha_bar_t = alpha_1 alpha_2 .. alpha_t (Ho20 eq. 4), float64 (T + 1,), from 1 down."""
         return _frozen(np.cumprod(self.alpha))
 
     @cached_property
-    def snr(self):
-        """SNR_t = alpha_bar_t / (1 - alpha_bar_t) (Kingma21 eq. 2), float64 (T + 1,); snr[0] = inf."""
+    def snr(self) -> Table:
+        """SNR_t = alpha_bar_t / (1 - alpha_bar_t) (Kingma21 eq. 2), float64 (T + 1,), from inf."""
         with np.errstate(divide="ignore"):
             return _frozen(self.alpha_bar / (1 - self.alpha_bar))
 
-    def zero_terminal_snr(self):
-        """This schedule with sqrt(alpha_bar) shifted and scaled so that SNR_T = 0 (Lin24 Algorithm
-        1).
+    def on(self, asarray: Callable[[Table], Any]) -> "Schedule":
+        """This schedule with its tables where `asarray` puts them, such as on a device."""
+        moved = copy.copy(self)
+        tables = {name: asarray(getattr(self, name)) for name in ("alpha", "alpha_bar", "snr")}
+        moved.__dict__.update(beta=asarray(self.beta), **tables)
+        return moved
+
+    def zero_terminal_snr(self) -> "Schedule":
+        """This schedule, sqrt(alpha_bar) shifted and scaled to SNR_T = 0 (Lin24 Algorithm 1).
 
         sqrt(alpha_bar)' = (sqrt(alpha_bar_t) - sqrt(alpha_bar_T)) sqrt(alpha_bar_1) /
         (sqrt(alpha_bar_1) - sqrt(alpha_bar_T)), which keeps alpha_bar_1. At t = T only x0 or v can
-        be learnt: eps is x_T itself. Raises InputError for T = 1, where alpha_bar_1 cannot both
-        stay and vanish.
+        be learned: eps is x_T itself. Raises InputError for T = 1, where alpha_bar_1 would have
+        to be kept and to be 0.
         """
         if self.T < 2:
             raise InputError("zero terminal SNR needs T >= 2")
@@ -83,14 +94,15 @@ class Schedule:
 
 
 def _frozen(table):
-    """Tables are shared by everyone who holds the schedule: nobody may write to them."""
+    """Make a table read-only: it is shared by all that use the schedule."""
     table.flags.writeable = False
     return table
 
 
-def from_alpha_bar(alpha_bar, max_beta=0.999):
-    """The schedule with beta_t = min(1 - alpha_bar_t / alpha_bar_{t-1}, max_beta) (Nichol21 below
-    eq. 17).
+def from_alpha_bar(alpha_bar: ArrayLike, max_beta: float = 0.999) -> Schedule:
+    """The schedule with a given alpha_bar, as far as beta's bound allows.
+
+    beta_t = min(1 - alpha_bar_t / alpha_bar_{t-1}, max_beta)   (Nichol21, below eq. 17)
 
     alpha_bar: (T + 1,), falling from alpha_bar[0] = 1. Raises InputError where Schedule does.
     """
@@ -100,19 +112,18 @@ def from_alpha_bar(alpha_bar, max_beta=0.999):
     return Schedule(beta)
 
 
-def _time(T):
+def _time(T: int) -> Table:
     """0..T, after the check that T is a whole number of at least one step."""
     if not isinstance(T, (int, np.integer)) or isinstance(T, bool) or T < 1:
         raise InputError(f"T must be a whole number >= 1, got {T!r}")
     return np.arange(T + 1, dtype=np.float64)
 
 
-def linear(T=1000, first=1e-4, last=0.02):
-    """beta rising in equal steps from 1e-4 to 0.02 (Ho20 section 4), both times 1000 / T, and below
-    0.999.
+def linear(T: int = 1000, first: float = 1e-4, last: float = 0.02) -> Schedule:
+    """beta rising in equal steps from 1e-4 to 0.02 (Ho20 section 4), both times 1000 / T.
 
-    The factor keeps alpha_bar_T about the same for every T (Nichol21's code); the bound matters for
-    T < 20. Raises InputError for T < 1.
+    The factor keeps alpha_bar_T about the same for every T (Nichol21's code); beta stays at or
+    below 0.999, which matters for T < 20. Raises InputError for T < 1.
     """
     t = _time(T)
     scale = 1000 / T
@@ -120,22 +131,33 @@ def linear(T=1000, first=1e-4, last=0.02):
     return Schedule(np.concatenate([t[:1], beta]))
 
 
-def cosine(T=1000, offset=0.008):
-    """alpha_bar_t = f(t) / f(0), f(t) = cos^2((t/T + 0.008) / 1.008 pi/2) (Nichol21 eq. 17), beta
-    <= 0.999.
+def cosine(T: int = 1000, offset: float = 0.008) -> Schedule:
+    """alpha_bar_t falling as a squared cosine in t/T (Nichol21 eq. 17), beta <= 0.999.
 
-    Raises InputError for T < 1.
+    alpha_bar_t = f(t) / f(0), f(t) = cos^2((t/T + 0.008) / 1.008 pi/2). Raises InputError for
+    T < 1.
     """
     f = np.cos((_time(T) / T + offset) / (1 + offset) * np.pi / 2) ** 2
     return from_alpha_bar(f / f[0])
 
 
-def sigmoid(T=1000, start=-3.0, end=3.0, tau=1.0):
-    """alpha_bar_t falling as a sigmoid in t/T from `start` to `end` (Jabri22 Algorithm 2), beta <=
-    0.999.
+def sigmoid(T: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule:
+    """alpha_bar_t falling as a sigmoid in t/T (Jabri22 Algorithm 2), beta <= 0.999.
 
-    alpha_bar_t = (sg(end/tau) - sg((t/T (end - start) + start)/tau)) / (sg(end/tau) -
-    sg(start/tau)), where sg is the logistic function. Raises InputError for T < 1.
+    alpha_bar_t = (sg(end/tau) - sg((t/T (end - start) + start)/tau))
+                  / (sg(end/tau) - sg(start/tau)), sg the logistic function
+
+    Args:
+        T: the number of steps.
+        start: the sigmoid's argument at t = 0.
+        end: its argument at t = T.
+        tau: what both are divided by; smaller is steeper.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        InputError: T < 1.
     """
 
     def sg(u):
@@ -145,4 +167,35 @@ def sigmoid(T=1000, start=-3.0, end=3.0, tau=1.0):
     return from_alpha_bar(alpha_bar)
 
 
-KINDS = {"linear": linear, "cosine": cosine, "sigmoid": sigmoid}
+KINDS: dict[str, Callable[..., Schedule]] = {"linear": linear, "cosine": cosine, "sigmoid": sigmoid}
+
+
+def spaced(s: Schedule, steps: int, spacing: str = "uniform") -> list[int]:
+    """Choose `steps` times that fall strictly from T to 1; steps = 1 is the one jump from T.
+
+    "uniform" is even in t, "logsnr" in log SNR (Lu22), "quadratic" in sqrt(t) (Song21a appendix
+    D.3): the last two have more steps near data. Times that round to the same t are pushed apart.
+
+    Raises InputError for another spacing, and unless 1 <= steps <= T.
+    """
+    if spacing not in SPACINGS:
+        raise InputError(f"spacing must be one of {', '.join(SPACINGS)}, got {spacing!r}")
+    if not isinstance(steps, int | np.integer) or not 1 <= steps <= s.T:
+        raise InputError(f"steps must be a whole number in 1..T = {s.T}, got {steps!r}")
+    if spacing == "uniform" or steps == 1:
+        return [int(t) for t in np.rint(np.linspace(s.T, 1, steps))]
+    if spacing == "quadratic":
+        rising = np.linspace(1, math.sqrt(s.T), steps) ** 2
+    else:
+        snr = s.snr[1:].copy()
+        if snr[-1] == 0:  # at alpha_bar_T = 0 its logarithm is -inf: take the next one
+            snr[-1] = snr[-2]
+        log_snr = np.log(snr)
+        # np.interp wants a rising table, so the SNR and the times both run from T down to 1.
+        falling = np.arange(s.T, 0, -1.0)
+        rising = np.interp(np.linspace(log_snr[0], log_snr[-1], steps), log_snr[::-1], falling)
+    place, rising = np.arange(steps), np.rint(rising).astype(int)
+    rising[0], rising[-1] = 1, s.T
+    rising = np.maximum.accumulate(rising - place) + place  # each is above the last one ...
+    rising = np.minimum(rising, s.T - place[::-1])  # ... and leaves room for the rest
+    return rising[::-1].tolist()

@@ -5,6 +5,7 @@ The command line, the checkpoint and the checks are made from these fields.
 
 import math
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from .errors import InputError
 
@@ -13,7 +14,15 @@ DECAYS = ("cosine", "constant")
 TIMES = ("stratified", "independent")
 
 
-def setting(default, help, *, low=None, below=None, choices=None, metavar=None):
+def setting(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    below: float | None = None,
+    choices: tuple[str | None, ...] | None = None,
+    metavar: str | None = None,
+) -> Any:
     """A dataclass field that carries its own help text and bounds.
 
     Args:
@@ -28,12 +37,12 @@ def setting(default, help, *, low=None, below=None, choices=None, metavar=None):
     return field(default=default, metadata=about)
 
 
-def check_settings(settings):
+def check_settings(settings: Any) -> None:
     """Hold each field of a dataclass against its bounds. Raises InputError, naming the field."""
     for each in fields(settings):
         value, about = getattr(settings, each.name), each.metadata
         if about.get("choices") and value not in about["choices"]:
-            listed = ", ".join(about["choices"])
+            listed = ", ".join(map(str, about["choices"]))
             raise InputError(f"{each.name} must be one of {listed}, got {value!r}")
         low, below = about.get("low"), about.get("below")
         if below is None and low is not None and not value >= low:
@@ -85,7 +94,7 @@ class Recipe:
     shards: int = setting(2, "parts of a batch that run side by side", low=1)
     seed: int = setting(0, "of every random number", low=0, below=math.inf)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_settings(self)
         if self.levels == 1:
             raise InputError("levels must be 0, for continuous data, or at least 2, got 1")
@@ -117,5 +126,5 @@ class Sampling:
     # not an option: --no-clip sets it to None
     clip: float | None = setting(1.0, "bound on |x0_hat|, or None")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_settings(self)

@@ -1,61 +1,162 @@
-"""Training (Ho20 Algorithm 1): draw x_0, t and eps, and follow the gradient of |eps -
-eps_theta(x_t, t)|^2.
+"""Training (Ho20 Algorithm 1): draw x_0, t and eps, follow the gradient of |eps - eps_theta|^2.
 
 Every number drawn is a pure function of (seed, step, sample), so a state is theta, its average,
 Adam's two moments and the step: nothing else has to be kept for a run to go on as if it had never
 stopped.
 """
 
+import functools
 import itertools
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
 from . import noise
-from .datasets.sets import batch_indices
-from .errors import TinyDDPMError
-from .likelihood import HALF_WIDTH, Tables, bound_tables, vb_loss_and_slope
+from .errors import InputError, TinyDDPMError
+from .likelihood import Tables, bound_tables, vb_loss_and_slope
 from .nn import optim, params
 from .nn.ops import Ops
-from .process import TARGETS, TO_X0, at, min_snr_weight, q_sample, split_output
+from .process import (
+    Array,
+    at,
+    min_snr_weight,
+    q_sample,
+    split_output,
+    target_from,
+    x0_from_prediction,
+)
+from .schedule import Schedule
+from .settings import Recipe
 
 NUMPY = Ops()
 PLAN = 64  # steps whose batches are drawn together
 
-
-@dataclass
-class TrainState:
-    """All that a run is: the step it has reached and five flat vectors, (P,) float32."""
-
-    step: int
-    theta: np.ndarray
-    ema: np.ndarray
-    m: np.ndarray
-    v: np.ndarray
-
-    @classmethod
-    def fresh(cls, net, seed):
-        """The state before the first step."""
-        theta = params.init(net.spec(), seed)
-        return cls(0, theta, theta.copy(), np.zeros_like(theta), np.zeros_like(theta))
-
-    def arrays(self):
-        """The vectors by name, for a checkpoint."""
-        return {"theta": self.theta, "ema": self.ema, "m": self.m, "v": self.v}
-
-    def on(self, ops):
-        """This state with its vectors on a backend."""
-        return TrainState(self.step, *map(ops.asarray, self.arrays().values()))
+Share = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]  # map, or one over threads
 
 
-def draw_times(s, seed, step, batch, times="independent"):
-    """(batch,) ints, each uniform on 1..T (Ho20 Algorithm 1, line 3).
+# Ho20 Algorithm 1, lines 2 to 5.
 
-    "independent" as in the paper; "stratified" lays one shared u ~ U(0, 1) and its shifts by i /
-    batch over 1..T (Kingma21 Appendix I.1): t_i = 1 + floor(T ((u + i / batch) mod 1)), the same
-    expectation with less variance.
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step of Algorithm 1 draws, or the part of it that one worker takes."""
+
+    x0: Array  # data, (B, ...)
+    t: Array  # (B,) ints in 1..T
+    eps: Array  # N(0, I), like x0
+    xt: Array | None = None  # x0 noised, where it is known already
+    label: Array | None = None  # (B,) ints, -1 for no label, or None
+    drop: Callable[..., Array] | None = None  # (shape, dtype) -> dropout mask
+    share: float = 1.0  # of the whole batch: how much its gradient counts
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a network is trained to predict, and how the error is weighted."""
+
+    target: str = "eps"  # "eps", "x0" or "v" (Salimans22)
+    min_snr: float = 0.0  # Hang23's gamma; 0 is weight 1
+    vlb: float = 0.0  # lambda of Nichol21 eq. 16; above 0 the output holds a variance too
+    tables: Tables | None = None  # of the bound, where t lives if that is a device
+
+
+def loss_and_grad(
+    ops: Ops, net: Any, p: Any, g: Any, s: Schedule, batch: Batch, objective: Objective
+) -> Any:
+    """L_simple (Ho20 eq. 14, a mean per element) of a batch; its gradient is added to g.
+
+    With objective.vlb it is L_hybrid = L_simple + lambda L_vlb (Nichol21 eq. 16).
+
+    Args:
+        ops: the backend.
+        net: the network.
+        p: its parameters, named views of theta.
+        g: its gradients, views of the same names; batch.share times the gradient is added.
+        s: the schedule, its tables where batch.t lives.
+        batch: x_0, t and eps (Algorithm 1, lines 2 to 4).
+        objective: what the network predicts.
+
+    Returns:
+        The loss, not scaled by batch.share.
+    """
+    x0, t, eps = batch.x0, batch.t, batch.eps
+    tape: list[Any] = []
+    xt = q_sample(s, x0, t, eps) if batch.xt is None else batch.xt  # eq. 4
+    y = net.forward(ops, p, xt, t, tape, batch.drop, batch.label)  # eps_theta(x_t, t)
+    prediction, mix = split_output(y, objective.vlb > 0)
+    weight = y.dtype.type(1)
+    if objective.min_snr:
+        weight = min_snr_weight(s, y, t, objective.target, objective.min_snr)
+    target = target_from(s, x0, t, eps, objective.target)
+    loss = ops.mse(prediction, target, weight, tape)  # eq. 14
+    dy = ops.mse_backward(batch.share, tape)
+    if objective.vlb:
+        vlb, dmix = _vlb(ops, s, batch, objective, xt, prediction, mix)
+        loss, dy = loss + vlb, ops.xp.concatenate([dy, dmix], axis=-1)
+    net.backward(ops, g, dy, tape)  # line 5's gradient
+    return loss
+
+
+def _vlb(ops, s, batch, objective, xt, prediction, mix):
+    """lambda L_vlb (Nichol21 eq. 16), and its gradient in the half of the output that mix is."""
+    x0_hat = x0_from_prediction(s, xt, batch.t, prediction, objective.target)
+    x0, t, tables = batch.x0, batch.t, objective.tables
+    bits, slope = vb_loss_and_slope(s, x0, t, x0_hat, mix, tables, ops.xp)
+    # T times the mean over t is the whole bound; mix is half of the output, and 1/2.
+    slope = slope * (batch.share * objective.vlb * s.T / len(batch.x0) / 2)
+    return objective.vlb * s.T * bits.mean(), slope
+
+
+# What is drawn.
+
+
+def batch_indices(n: int, batch: int, seed: int, step: int) -> Array:
+    """The samples of batch `step`, int64 (batch,): without replacement, epoch after epoch.
+
+    Place i of the batch has position p = step batch + i, which is place p mod n of the permutation
+    of epoch floor(p / n): a run resumes by knowing its step alone.
+
+    Args:
+        n: how many samples there are.
+        batch: how many are drawn.
+        seed: of every number drawn.
+        step: counted from 0.
+
+    Raises:
+        InputError: n or batch is below 1.
+    """
+    if n < 1 or batch < 1:
+        raise InputError(f"n and batch must be at least 1, got n = {n}, batch = {batch}")
+    epoch, place = np.divmod(step * batch + np.arange(batch), n)
+    indices = np.empty(batch, np.int64)
+    for e in range(int(epoch[0]), int(epoch[-1]) + 1):
+        indices[epoch == e] = _epoch_order(n, seed, e)[place[epoch == e]]
+    return indices
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch_order(n, seed, epoch):
+    order = noise.permutation(n, seed, noise.ORDER, step=epoch)
+    order.flags.writeable = False
+    return order
+
+
+def draw_times(s: Schedule, seed: int, step: int, batch: int, times: str = "independent") -> Array:
+    """t of each sample, (batch,) ints, each uniform on 1..T (Ho20 Algorithm 1, line 3).
+
+    "independent" as in the paper; "stratified" lays one shared u ~ U(0, 1) and its shifts by
+    i / batch over 1..T (Kingma21 Appendix I.1): t_i = 1 + floor(T ((u + i / batch) mod 1)), the
+    same expectation with less variance.
+
+    Args:
+        s: the schedule.
+        seed: of every number drawn.
+        step: of training.
+        batch: how many.
+        times: "independent" or "stratified".
     """
     if times == "stratified":
         u = noise.uniform((1, 1), seed, noise.TIME, step)[0, 0]
@@ -63,18 +164,30 @@ def draw_times(s, seed, step, batch, times="independent"):
     return 1 + noise.integers((batch, 1), s.T, seed, noise.TIME, step)[:, 0]
 
 
-def draw_labels(labels, rate, seed, step):
-    """labels (batch,), each replaced by -1, no label, with probability `rate` (Ho22 Algorithm 1,
-    line 3).
+def draw_labels(labels: Array, rate: float, seed: int, step: int) -> Array:
+    """The labels (batch,), each -1, no label, with probability `rate` (Ho22 Algorithm 1, line 3).
+
+    Args:
+        labels: (batch,) ints.
+        rate: in [0, 1).
+        seed: of every number drawn.
+        step: of training.
     """
-    return np.where(
-        noise.uniform((len(labels), 1), seed, noise.LABEL, step)[:, 0] < rate, -1, labels
-    )
+    dropped = noise.uniform((len(labels), 1), seed, noise.LABEL, step)[:, 0] < rate
+    return np.where(dropped, -1, labels)
 
 
-def dropout_masks(rate, seed, step, first_sample, ops=NUMPY):
-    """A callable (shape, dtype) -> mask of 0 and 1 / (1 - rate), new at every call, or None for
-    rate 0.
+def dropout_masks(
+    rate: float, seed: int, step: int, first_sample: int, ops: Ops = NUMPY
+) -> Callable[..., Array] | None:
+    """(shape, dtype) -> mask of 0 and 1 / (1 - rate), new at every call; None for rate 0.
+
+    Args:
+        rate: in [0, 1).
+        seed: of every number drawn.
+        step: of training.
+        first_sample: the number of the batch's first sample.
+        ops: the backend.
     """
     if rate == 0:
         return None
@@ -88,136 +201,91 @@ def dropout_masks(rate, seed, step, first_sample, ops=NUMPY):
     return mask
 
 
-def loss_and_grad(
-    ops,
-    net,
-    s,
-    p,
-    g,
-    x0,
-    t,
-    eps,
-    target="eps",
-    min_snr=0.0,
-    drop=None,
-    scale=1.0,
-    xt=None,
-    label=None,
-    vlb=0.0,
-    half_width=HALF_WIDTH,
-    tables=None,
-):
-    """L_simple (Ho20 eq. 14, a mean per element) at x0, t (B,), eps; adds scale times its gradient
-    to g.
+# The state of a run, and its step.
 
-    target: what the net is to predict, "eps", "x0" or "v" (Salimans22); min_snr: Hang23's gamma, 0
-    for weight 1; xt: the noised x0 where it is known already; label: (B,) ints, -1 for none, or
-    None; vlb: above 0 for a net whose output holds the variance too, lambda of L_hybrid = L_simple
-    + lambda L_vlb (Nichol21 eq. 16), half_width and tables as `likelihood.vb_loss_and_slope` takes
-    them. Returns the loss, unscaled.
-    """
-    xt = q_sample(s, x0, t, eps) if xt is None else xt
-    tape = []
-    y = net.forward(ops, p, xt, t, tape, drop, label)
-    weight = min_snr_weight(s, t, y, target, min_snr) if min_snr else y.dtype.type(1)
-    said, mix = split_output(y, vlb > 0)
-    loss = ops.mse(said, TARGETS[target](s, x0, t, eps), weight, tape)
-    dy = ops.mse_backward(scale, tape)
-    if vlb:
-        x0_hat = TO_X0[target](s, xt, t, said)
-        bits, slope = vb_loss_and_slope(s, x0, t, x0_hat, mix, half_width, tables, ops.xp)
-        loss = loss + vlb * s.T * bits.mean()  # T times its mean over t is the whole bound
-        # mix is half of the output, and 1/2
-        slope = slope * (scale * vlb * s.T / len(x0) / 2)
-        dy = ops.xp.concatenate([dy, slope], axis=-1)
-    net.backward(ops, g, dy, tape)
-    return loss
+
+@dataclass
+class TrainState:
+    """All that a run is: the step it has reached and five flat vectors, (P,) float32."""
+
+    step: int
+    theta: Array  # the parameters
+    ema: Array  # their average
+    m: Array  # Adam's first moment
+    v: Array  # Adam's second moment
+
+    @classmethod
+    def fresh(cls, net: Any, seed: int) -> "TrainState":
+        """The state before the first step."""
+        theta = params.init(net.spec(), seed)
+        return cls(0, theta, theta.copy(), np.zeros_like(theta), np.zeros_like(theta))
+
+    def arrays(self) -> dict[str, Array]:
+        """The vectors by name, for a checkpoint."""
+        return {"theta": self.theta, "ema": self.ema, "m": self.m, "v": self.v}
+
+    def on(self, ops: Ops) -> "TrainState":
+        """This state with its vectors on a backend."""
+        return TrainState(self.step, *map(ops.asarray, self.arrays().values()))
 
 
 class Trainer:
-    """One run's state, on a backend, and the step that moves it on; `share` is the map of
-    `machine.workers`.
+    """One run's state on a backend, and the step of Ho20 Algorithm 1 that moves it on.
 
-    x (N, ...); labels: (N,) ints below net.classes, for a net that knows classes, or None.
+    Args:
+        net: the network.
+        s: the schedule.
+        x: all of the data, (N, ...).
+        recipe: how to train.
+        state: where to start; it is changed in place.
+        ops: the backend.
+        labels: (N,) ints below net.classes, for a network that knows classes, or None.
     """
 
-    def __init__(self, net, s, x, recipe, state, share, ops=NUMPY, labels=None):
-        self.net, self.recipe, self.state, self.share, self.ops = net, recipe, state, share, ops
+    def __init__(
+        self,
+        net: Any,
+        s: Schedule,
+        x: Array,
+        recipe: Recipe,
+        state: TrainState,
+        ops: Ops = NUMPY,
+        labels: Array | None = None,
+    ) -> None:
+        self.net, self.schedule, self.recipe = net, s, recipe
+        self.state, self.ops = state, ops
         self.x, self.labels = ops.asarray(x), labels if net.classes else None
-        # the tables live where the times do, so that neither has to be fetched
-        self.s = SimpleNamespace(T=s.T, alpha_bar=ops.asarray(s.alpha_bar), snr=ops.asarray(s.snr))
-        self.tables = ops.xp.sqrt(self.s.alpha_bar), ops.xp.sqrt(1 - self.s.alpha_bar)
-        self.bound = Tables(*map(ops.asarray, bound_tables(s))) if recipe.vlb else None
-        self.half_width = 1 / (recipe.levels - 1) if recipe.levels else None
-        self.planned = None
+        # The tables are where the times are, so that neither has to be fetched from a device.
+        self.s = s.on(ops.asarray)
+        self.root, self.rest = ops.xp.sqrt(self.s.alpha_bar), ops.xp.sqrt(1 - self.s.alpha_bar)
+        half_width = 1 / (recipe.levels - 1) if recipe.levels else None
+        tables = bound_tables(s, half_width).on(ops.asarray) if recipe.vlb else None
+        self.objective = Objective(recipe.target, recipe.min_snr, recipe.vlb, tables)
+        self.planned: tuple[int, list[Array]] | None = None
         self.p = params.views(net.spec(), state.theta)
         cuts = np.linspace(0, recipe.batch, min(recipe.shards, recipe.batch) + 1).astype(int)
-        self.parts = [slice(a, b) for a, b in zip(cuts, cuts[1:])]
+        self.parts = [slice(int(a), int(b)) for a, b in itertools.pairwise(cuts)]
         self.grads = [ops.xp.zeros_like(state.theta) for _ in self.parts]
         self.views = [params.views(net.spec(), grad) for grad in self.grads]
 
-    def _plan(self, step):
-        """A step's rows of x, times and labels, from plans of many steps: a device gets them a plan
-        at a time.
-        """
-        r, first = self.recipe, (step - 1) // PLAN * PLAN
-        if self.planned is None or self.planned[0] != first:
-            steps = range(first + 1, first + PLAN + 1)
-            rows = [batch_indices(len(self.x), r.batch, r.seed, k - 1) for k in steps]
-            times = [draw_times(self.s, r.seed, k, r.batch, r.times) for k in steps]
-            plans = [rows, times]
-            if self.labels is not None:
-                plans.append(
-                    [
-                        draw_labels(self.labels[i], r.label_dropout, r.seed, k)
-                        for i, k in zip(rows, steps)
-                    ]
-                )
-            self.planned = first, [self.ops.asarray(np.stack(plan)) for plan in plans]
-        return [plan[step - 1 - first] for plan in self.planned[1]]
+    def step(self, share: Share = map) -> dict[str, Any]:
+        """Take one step of Ho20 Algorithm 1 with AdamW.
 
-    def step(self):
-        """One step of Ho20 Algorithm 1 with AdamW; returns {"step", "loss", "grad_norm", "lr"}.
+        On a lazy backend loss and norm are not read here: `read_record` does it.
 
-        Raises TinyDDPMError where the loss or the gradient is no longer finite; theta is then still
-        the last good. A lazy backend's loss and norm are not read here, so there it is for the
-        caller to look (`check`).
+        Args:
+            share: the map that runs the parts of a batch, such as `runs.threads.workers` gives.
+
+        Returns:
+            {"step", "loss", "grad_norm", "lr"}.
+
+        Raises:
+            TinyDDPMError: loss or gradient is no longer finite; theta is still the last good one.
         """
         r, state, ops = self.recipe, self.state, self.ops
         step = state.step + 1
-        rows, times, *labels = self._plan(step)
-
-        def one_part(index):
-            part = self.parts[index]
-            x0, t = self.x[rows[part]], times[part]
-            signal, sigma = (at(self.s, table, t, x0).reshape(-1) for table in self.tables)
-            xt, eps = ops.noised_drawn(x0, signal, sigma, r.seed, noise.EPS, step, part.start)
-            drop = dropout_masks(r.dropout, r.seed, step, part.start, ops)
-            label = labels[0][part] if labels else None
-            share = len(x0) / r.batch
-            self.grads[index][:] = 0
-            with np.errstate(over="ignore", invalid="ignore"):  # divergence is looked for below
-                return share * loss_and_grad(
-                    ops,
-                    self.net,
-                    self.s,
-                    self.p,
-                    self.views[index],
-                    x0,
-                    t,
-                    eps,
-                    r.target,
-                    r.min_snr,
-                    drop,
-                    share,
-                    xt,
-                    label,
-                    r.vlb,
-                    self.half_width,
-                    self.bound,
-                )
-
-        loss = sum(self.share(one_part, range(len(self.parts))))
+        drawn = self._plan(step)  # lines 2 and 3
+        loss = sum(share(functools.partial(self._part, step, drawn), range(len(self.parts))))
         grad = self.grads[0]
         for other in self.grads[1:]:
             grad += other
@@ -225,21 +293,53 @@ class Trainer:
         lr = optim.learning_rate(step, r.steps, r.lr, r.warmup, r.decay)
         record = {"step": step, "loss": loss, "grad_norm": norm, "lr": lr}
         if not ops.lazy:
-            record = check(record)
-        factors = (*optim.adamw_factors(step, lr, r.weight_decay), optim.ema_weight(step, r.ema))
-        ops.adamw_ema(state.theta, grad, state.m, state.v, state.ema, scale, factors)
+            record = read_record(record)
+        factors = optim.adamw_factors(step, lr, r.weight_decay)
+        average = optim.ema_weight(step, r.ema)
+        ops.adamw_ema(state.theta, grad, state.m, state.v, state.ema, scale, factors, average)
         state.step = step
         return record
 
+    def _part(self, step, drawn, index):
+        """One part of a batch: its share of the loss; its gradient is left in grads[index]."""
+        r, ops, part = self.recipe, self.ops, self.parts[index]
+        rows, times, *labels = drawn
+        x0, t = self.x[rows[part]], times[part]
+        c_x0, c_eps = (at(self.s, table, t, x0).reshape(-1) for table in (self.root, self.rest))
+        xt, eps = ops.noised_drawn(x0, c_x0, c_eps, r.seed, noise.EPS, step, part.start)  # line 4
+        label = labels[0][part] if labels else None
+        drop = dropout_masks(r.dropout, r.seed, step, part.start, ops)
+        batch = Batch(x0, t, eps, xt, label, drop, len(x0) / r.batch)
+        g = self.views[index]
+        self.grads[index][:] = 0
+        with np.errstate(over="ignore", invalid="ignore"):  # `read_record` looks for divergence
+            loss = loss_and_grad(ops, self.net, self.p, g, self.s, batch, self.objective)
+        return batch.share * loss
 
-def check(record):
-    """A step's record with its numbers read. Raises TinyDDPMError where loss or gradient is not
-    finite.
+    def _plan(self, step):
+        """A step's rows of x, times and labels; a device gets them for PLAN steps at a time."""
+        r, first = self.recipe, (step - 1) // PLAN * PLAN
+        if self.planned is None or self.planned[0] != first:
+            steps = range(first + 1, first + PLAN + 1)
+            rows = [batch_indices(len(self.x), r.batch, r.seed, k - 1) for k in steps]
+            plans = [rows, [draw_times(self.s, r.seed, k, r.batch, r.times) for k in steps]]
+            if self.labels is not None:
+                labels = [self.labels[chosen] for chosen in rows]
+                rate = r.label_dropout
+                plans.append([draw_labels(x, rate, r.seed, k) for x, k in zip(labels, steps)])
+            self.planned = first, [self.ops.asarray(np.stack(plan)) for plan in plans]
+        return [plan[step - 1 - first] for plan in self.planned[1]]
+
+
+def read_record(record: dict[str, Any]) -> dict[str, Any]:
+    """A step's record with its loss and norm read off their device, as floats.
+
+    Raises TinyDDPMError where one of them is not finite.
     """
-    read = {**record, "loss": float(record["loss"]), "grad_norm": float(record["grad_norm"])}
-    if not (math.isfinite(read["loss"]) and math.isfinite(read["grad_norm"])):
+    loss, norm = float(record["loss"]), float(record["grad_norm"])
+    if not (math.isfinite(loss) and math.isfinite(norm)):
         raise TinyDDPMError(
-            f"training diverged at step {read['step']}: loss {read['loss']}, gradient norm "
-            f"{read['grad_norm']}; try a smaller learning rate than {read['lr']:.3g}"
+            f"training diverged at step {record['step']}: loss {loss}, gradient norm {norm}; "
+            f"try a smaller learning rate than {record['lr']:.3g}"
         )
-    return read
+    return {**record, "loss": loss, "grad_norm": norm}

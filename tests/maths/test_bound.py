@@ -15,7 +15,7 @@ from support.checks import FALSE_ALARM, close, log_normal
 
 from tinyddpm import exact, noise, process
 from tinyddpm.errors import InputError
-from tinyddpm.likelihood import bits_per_dim, prior_term, strata, vb_loss_and_slope, vb_term
+from tinyddpm.likelihood import Chain, bits_per_dim, prior_term, strata, vb_loss_and_slope, vb_term
 from tinyddpm.schedule import Schedule, cosine, linear
 
 LOG2 = math.log(2)
@@ -23,7 +23,6 @@ both_variances = pytest.mark.parametrize("variance", ["beta", "beta_tilde"])
 
 
 # --- Gaussian data, whose entropy is known
-# ----------------------------------------------------------------
 
 
 def check_gap(s, var, variance):
@@ -34,18 +33,17 @@ def check_gap(s, var, variance):
     every = range(1, s.T + 1) if s.T <= 100 else (*range(1, 30), 100, s.T // 2, s.T)
 
     def term(t):
-        return expectation(
-            lambda x0, eps: vb_term(model, s, x0, t, eps, variance, None, None), 0, var
-        )
+        def at_t(x0, eps):
+            return vb_term(model, s, x0, t, eps, Chain(variance, half_width=None))
+
+        return expectation(at_t, 0, var)
 
     # A term is what is left of numbers near 1, and its slightest values are near 1e-6: 1e-13 of
     # rounding is 1e-7.
-    close(
-        np.array([term(t) for t in every]) * LOG2, terms[np.array(every) - 1], rtol=1e-7, atol=1e-11
-    )
-    close(
-        expectation(lambda x0, eps: prior_term(s, x0), 0, var) * LOG2, prior, rtol=1e-7, atol=1e-13
-    )
+    found = np.array([term(t) for t in every]) * LOG2
+    close(found, terms[np.array(every) - 1], rtol=1e-7, atol=1e-11)
+    found = expectation(lambda x0, eps: prior_term(s, x0), 0, var) * LOG2
+    close(found, prior, rtol=1e-7, atol=1e-13)
     return prior + terms.sum() - entropy(var)
 
 
@@ -80,20 +78,11 @@ def test_bits_per_dim_sums_every_term(variance):
     s, var, D = linear(20, last=0.005), 0.4, 2  # alpha_bar_T = 0.08: L_T counts
     model = normal_data(s, var, D)
     x0 = model.sample(40, 1)
-    bound = bits_per_dim(model, s, x0, 5, variance, None, None)
-    by_hand = [
-        vb_term(
-            model,
-            s,
-            x0,
-            t,
-            noise.normal(x0.shape, 5, noise.BOUND, t).astype(np.float64),
-            variance,
-            None,
-            None,
-        ).mean()
-        for t in range(1, 21)
-    ]
+    bound = bits_per_dim(model, s, x0, seed=5, variance=variance, clip=None, half_width=None)
+    by_hand = []
+    for t in range(1, 21):
+        eps = noise.normal(x0.shape, 5, noise.BOUND, t).astype(np.float64)
+        by_hand.append(vb_term(model, s, x0, t, eps, Chain(variance, half_width=None)).mean())
     np.testing.assert_array_equal(bound.first, np.arange(1, 21))
     close(bound.terms, by_hand, rtol=1e-12)
     close(bound.prior, prior_term(s, x0).mean(), rtol=1e-12)
@@ -111,8 +100,9 @@ def test_drawn_times_leave_the_expectation_and_the_error_is_honest():
     s, var, repeats = linear(60, last=0.03), 0.4, 150
     model = normal_data(s, var)
     prior, terms = expected_terms(s, var, "beta_tilde")
+    options = {"variance": "beta_tilde", "clip": None, "half_width": None, "times": 4}
     bounds = [
-        bits_per_dim(model, s, model.sample(32, seed), seed, "beta_tilde", None, None, times=4)
+        bits_per_dim(model, s, model.sample(32, seed), seed=seed, **options)
         for seed in range(repeats)
     ]
     totals = np.array([bound.total for bound in bounds])
@@ -153,7 +143,6 @@ def test_each_fixed_variance_is_the_best_for_its_extreme_of_data(data, best):
 
 
 # --- the whole, and what it refuses
-# -----------------------------------------------------------------------
 
 
 @given(st.data(), st.integers(2, 1200))
@@ -177,7 +166,7 @@ def test_a_batch_of_more_than_a_chunk_and_its_progress():
     # T = 1: no beta_tilde_2, so the decoder's variance is beta_1
     one = Schedule([0.0, 0.5])
     close(
-        vb_term(normal_data(one), one, x0[:1], 1, x0[:1], half_width=None),
+        vb_term(normal_data(one), one, x0[:1], 1, x0[:1], Chain(half_width=None)),
         -log_normal(x0[0], math.sqrt(0.5) * (math.sqrt(0.5) * x0[0] + math.sqrt(0.5) * x0[0]), 0.5)
         / LOG2,
         rtol=1e-5,
@@ -204,15 +193,15 @@ def test_bits_per_dim_runs_where_its_arrays_live():
     "call,message",
     [
         (
-            lambda s, x: vb_term(lambda xt, t: xt, s, x, 1, x, "gamma"),
+            lambda s, x: vb_term(lambda xt, t: xt, s, x, 1, x, Chain("gamma")),
             "variance must be one of beta, beta_tilde, learned",
         ),
-        (
-            lambda s, x: vb_term(lambda xt, t: xt, s, x, 1, x, "learned"),
-            "did not learn the variance",
-        ),
+        (lambda s, x: vb_term(lambda xt, t: xt, s, x, 1, x, Chain("learned")), "has learned none"),
         (lambda s, x: vb_term(lambda xt, t: xt, s, x, 0, x), "t must lie in"),
-        (lambda s, x: vb_term(lambda xt, t: xt, s, x, 1, x, half_width=0), "half_width must be"),
+        (
+            lambda s, x: vb_term(lambda xt, t: xt, s, x, 1, x, Chain(half_width=0)),
+            "half_width must be",
+        ),
         (lambda s, x: vb_term(lambda xt, t: xt, s, x.astype(np.uint8), 1, x), "x0 must be"),
         (lambda s, x: bits_per_dim(lambda xt, t: xt, s, x[:0]), "x0 must be"),
         (lambda s, x: bits_per_dim(lambda xt, t: xt, s, x, times=1), "times must be"),

@@ -13,7 +13,8 @@ from support.checks import FALSE_ALARM, close
 from tinyddpm import exact, noise
 from tinyddpm.density import dequantise, log_likelihood, ode_bits_per_dim
 from tinyddpm.errors import InputError
-from tinyddpm.schedule import Schedule, linear
+from tinyddpm.samplers import Noise
+from tinyddpm.schedule import Schedule, linear, spaced
 
 COV = np.array([[0.5, 0.1, 0.0], [0.1, 0.3, 0.05], [0.0, 0.05, 0.8]])
 
@@ -35,14 +36,12 @@ def long_linear(T):
 
 def error(data, steps=None, spacing="uniform"):
     """The largest error of the ODE's log p over a few samples, in nats."""
-    x0 = data.sample(6, 3)
-    return np.abs(
-        log_likelihood(data, data.s, x0, steps, spacing).log_p - data.log_density(x0, 0)
-    ).max()
+    x0, times = data.sample(6, 3), spaced(data.s, steps or data.s.T, spacing)
+    found = log_likelihood(data, data.s, x0, steps=times)
+    return np.abs(found.log_p - data.log_density(x0, 0)).max()
 
 
 # --- the truth
-# --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("data", [gaussian, mixture])
@@ -68,11 +67,8 @@ def test_the_error_falls_with_the_square_of_the_steps(data, spacing):
 def test_the_error_falls_with_the_square_of_T_over_all_steps():
     """Here the first interval counts as well: beta_1 falls as 1 / T, and its error as beta_1^2."""
     T = np.array([50, 100, 200])
-    assert (
-        -2.2
-        < np.polyfit(np.log(T), np.log([error(gaussian(long_linear(n))) for n in T]), 1)[0]
-        < -1.8
-    )
+    errors = [error(gaussian(long_linear(n))) for n in T]
+    assert -2.2 < np.polyfit(np.log(T), np.log(errors), 1)[0] < -1.8
 
 
 def test_the_first_interval_alone_is_of_second_order():
@@ -92,7 +88,6 @@ def test_the_first_interval_alone_is_of_second_order():
 
 
 # --- Hutchinson's estimate
-# --------------------------------------------------------------------------------
 
 
 def test_hutchinson_is_unbiased_and_its_error_honest():
@@ -107,7 +102,7 @@ def test_hutchinson_is_unbiased_and_its_error_honest():
     data = exact.Gaussian(np.zeros(6), 0.2 * np.eye(6) + 0.1 * mix @ mix.T, s)
     x0 = np.repeat(data.sample(1, 1), 400, axis=0)
     truth = log_likelihood(data, s, x0[:1]).log_p[0]
-    found = log_likelihood(data, s, x0, divergence="hutchinson", probes=8, seed=2)
+    found = log_likelihood(data, s, x0, divergence="hutchinson", probes=8, noise=2)
     z = (found.log_p.mean() - truth) / (found.log_p.std(ddof=1) / math.sqrt(400))
     assert abs(z) < stats.norm.isf(FALSE_ALARM / 2)
     assert found.log_p.std() > 0.01
@@ -141,7 +136,7 @@ def test_a_probe_is_the_same_along_the_whole_path():
     s = long_linear(20)
     watched = Watched(gaussian(s))
     x0 = watched.data.sample(4, 1)
-    log_likelihood(watched, s, x0, steps=5, divergence="hutchinson", probes=2, seed=3)
+    log_likelihood(watched, s, x0, steps=5, divergence="hutchinson", probes=2, noise=3)
     assert [t for t, _ in watched.asked] == [
         t for t in (1, 1, 6, 6, 10, 10, 15, 15, 20) for _ in range(2)
     ]
@@ -162,29 +157,23 @@ def test_one_probe_states_no_error_and_the_exact_divergence_none_but_0():
 
 
 # --- shapes, seeds, devices
-# -------------------------------------------------------------------------------
 
 
 def test_shapes_seeds_and_split_batches():
     s = long_linear(20)
     data = exact.Gaussian(np.zeros(12), 0.3 * np.eye(12) + 0.1, s)
     x0 = data.sample(5, 1)
-    images, options = x0.reshape(5, 2, 3, 2), {"divergence": "hutchinson", "probes": 2, "seed": 4}
+    images, options = x0.reshape(5, 2, 3, 2), {"divergence": "hutchinson", "probes": 2, "noise": 4}
     whole = log_likelihood(data, s, images, **options).log_p
     assert whole.shape == (5,) and whole.dtype == np.float64
-    close(
-        log_likelihood(data, s, images[3:], first_sample=3, **options).log_p, whole[3:], rtol=1e-12
-    )
+    part = log_likelihood(data, s, images[3:], **{**options, "noise": Noise(4, first_sample=3)})
+    close(part.log_p, whole[3:], rtol=1e-12)
     close(log_likelihood(data, s, images).log_p, log_likelihood(data, s, x0).log_p, rtol=1e-12)
-    assert np.all(log_likelihood(data, s, images, **{**options, "seed": 5}).log_p != whole)
+    assert np.all(log_likelihood(data, s, images, **{**options, "noise": 5}).log_p != whole)
     # float32 rounds x, of size 1, by 6e-8 at each of 40 evaluations, and log p is a sum of 12
     # squares of it.
-    close(
-        log_likelihood(data, s, images.astype(np.float32), **options).log_p,
-        whole,
-        rtol=0,
-        atol=1e-4,
-    )
+    narrow = log_likelihood(data, s, images.astype(np.float32), **options)
+    close(narrow.log_p, whole, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
@@ -206,7 +195,6 @@ def test_the_ode_runs_where_its_arrays_live(divergence):
 
 
 # --- grey levels
-# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
@@ -257,7 +245,6 @@ def test_bits_of_dequantised_values_bound_those_of_their_bins():
 
 
 # --- what is refused
-# --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -268,7 +255,8 @@ def test_bits_of_dequantised_values_bound_those_of_their_bins():
         (lambda data, x: log_likelihood(data, data.s, x, divergence="guess"), "divergence must be"),
         (lambda data, x: log_likelihood(data, data.s, x, probes=0), "probes must be"),
         (lambda data, x: log_likelihood(data, data.s, x, steps=0), "steps must be"),
-        (lambda data, x: log_likelihood(data, data.s, x, spacing="cubic"), "spacing must be"),
+        (lambda data, x: log_likelihood(data, data.s, x, steps=[11, 1]), "must fall strictly"),
+        (lambda data, x: log_likelihood(data, data.s, x, steps=[1, 5, 10]), "must fall strictly"),
         (lambda data, x: log_likelihood(data, data.s, x.astype(int)), "x0 must be"),
         (lambda data, x: dequantise(x, 1), "levels must be"),
         (lambda data, x: ode_bits_per_dim(1.0, 3, 256.0), "levels must be"),

@@ -13,8 +13,8 @@ from support.checks import TOL, close
 from tinyddpm import exact, noise
 from tinyddpm.editing import inpaint, interpolate, slerp
 from tinyddpm.errors import InputError
-from tinyddpm.samplers import ancestral, spaced
-from tinyddpm.schedule import linear
+from tinyddpm.samplers import Noise, ancestral
+from tinyddpm.schedule import linear, spaced
 from tinyddpm.solvers import decode, encode
 
 MEAN = np.array([0.3, -0.4])
@@ -28,7 +28,6 @@ def gaussian(s):
 
 
 # --- interpolation
-# ----------------------------------------------------------------------------------------
 
 
 @given(st.floats(0, 1), st.floats(0.01, 3.1), st.floats(0.1, 10))
@@ -76,9 +75,10 @@ def test_interpolate_goes_from_one_image_to_the_other():
     ]
     assert far[2] < 0.02
     assert all(0.45 < less / more < 0.55 for more, less in pairwise(far))
-    xT = encode(data, s, np.stack([a, b]), 200)
+    xT = encode(data, s, np.stack([a, b]), steps=200)
     for i in range(5):
-        close(path[i], decode(data, s, slerp(xT[0], xT[1], i / 4)[None], 200)[0], atol=TOL)
+        x0 = decode(data, s, slerp(xT[0], xT[1], i / 4)[None], steps=200)[0]
+        close(path[i], x0, atol=TOL)
     # Straight in x_T is straight here in the data too, for every map is affine; the arc is not.
     assert np.abs(path[2] - (path[0] + path[4]) / 2).max() > 0.05
 
@@ -86,13 +86,13 @@ def test_interpolate_goes_from_one_image_to_the_other():
 def test_interpolate_hands_on_its_options():
     s = linear(60)
     a, b = np.array([1.5, -0.2]), np.array([-0.9, 0.4])
-    xT = encode(gaussian(s), s, np.stack([a, b]), 9, 0.7, "quadratic")
-    expected = decode(gaussian(s), s, slerp(xT[0], xT[1], 0.5)[None], 9, 0.7, "quadratic")[0]
-    close(interpolate(gaussian(s), s, a, b, 3, 9, 0.7, "quadratic")[1], expected)
+    how = {"steps": spaced(s, 9, "quadratic"), "clip": 0.7}
+    xT = encode(gaussian(s), s, np.stack([a, b]), **how)
+    expected = decode(gaussian(s), s, slerp(xT[0], xT[1], 0.5)[None], **how)[0]
+    close(interpolate(gaussian(s), s, a, b, 3, **how)[1], expected)
 
 
 # --- inpainting
-# -------------------------------------------------------------------------------------------
 
 
 class Unit(exact.Gaussian):
@@ -153,8 +153,9 @@ def by_hand(s, repeats, times):
 )
 def test_inpainting_a_gaussian_follows_the_recursion(repeats, steps, spacing):
     s = linear(30)
-    mean, covariance, asked = push_inpaint(s, repeats, steps=steps, spacing=spacing)
-    expected = by_hand(s, repeats, spaced(s, steps, spacing))
+    times = spaced(s, steps, spacing)
+    mean, covariance, asked = push_inpaint(s, repeats, steps=times)
+    expected = by_hand(s, repeats, times)
     close(mean, expected[0], atol=TOL)
     close(covariance, expected[1], atol=TOL)
     # x_T; a z and a known part for each jump but the last; a step back before each jump but the
@@ -182,28 +183,13 @@ def test_repeats_bring_the_unknown_part_to_its_conditional_mean():
 @pytest.mark.parametrize("variance", ["beta", "beta_tilde"])
 @pytest.mark.parametrize("steps, spacing", [(None, "uniform"), (9, "logsnr")])
 def test_a_mask_of_zeros_is_ancestral_sampling(variance, steps, spacing):
-    s, known = linear(40), np.full((5, 2), 3.0, np.float32)
-    seen = []
-    options = {
-        "variance": variance,
-        "clip": 1.5,
-        "seed": 7,
-        "first_sample": 4,
-        "steps": steps,
-        "spacing": spacing,
-    }
-    xT = noise.normal((5, 2), 7, noise.PRIOR, 0, 4)
-    expected = ancestral(gaussian(s), s, xT, **options)
-    found = inpaint(
-        gaussian(s),
-        s,
-        known,
-        np.zeros((1, 1)),
-        watch=lambda t, xt, x0_hat: seen.append(t),
-        **options,
-    )
+    s, known, mask, seen = linear(40), np.full((5, 2), 3.0, np.float32), np.zeros((1, 1)), []
+    times = spaced(s, steps or 40, spacing)
+    how = {"variance": variance, "clip": 1.5, "noise": Noise(7, 4), "steps": steps and times}
+    expected = ancestral(gaussian(s), s, noise.normal((5, 2), 7, noise.PRIOR, 0, 4), **how)
+    found = inpaint(gaussian(s), s, known, mask, watch=lambda t, *_: seen.append(t), **how)
     np.testing.assert_array_equal(found, expected)
-    assert seen == [*spaced(s, steps or 40, spacing)[1:], 0]
+    assert seen == [*times[1:], 0]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -223,16 +209,14 @@ def test_known_pixels_come_out_exactly(dtype, repeats):
 
 def test_inpainting_is_a_function_of_seed_and_sample():
     s, known = linear(20), noise.normal((5, 2), 2)
-    run = {"steps": 6, "repeats": 3, "seed": 3}
-    whole = inpaint(gaussian(s), s, known, FIRST_KNOWN, **run)
-    parts = [
-        inpaint(gaussian(s), s, known[part], FIRST_KNOWN, first_sample=part.start, **run)
-        for part in (slice(0, 2), slice(2, 5))
-    ]
+
+    def run(known, noise):
+        return inpaint(gaussian(s), s, known, FIRST_KNOWN, steps=6, repeats=3, noise=noise)
+
+    whole = run(known, 3)
+    parts = [run(known[:2], Noise(3)), run(known[2:], Noise(3, first_sample=2))]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
-    assert np.all(
-        inpaint(gaussian(s), s, known, FIRST_KNOWN, **run | {"seed": 4})[:, 1] != whole[:, 1]
-    )
+    assert np.all(run(known, 4)[:, 1] != whole[:, 1])
 
 
 def test_a_watch_is_told_of_each_step_once():
@@ -260,7 +244,8 @@ def test_inpainting_starts_from_pure_noise():
         lambda s, x: interpolate(gaussian(s), s, x[0], x[0], 1),
         lambda s, x: interpolate(gaussian(s), s, x[0], x[0], 2.5),
         lambda s, x: interpolate(gaussian(s), s, x[0], x, 3),
-        lambda s, x: interpolate(gaussian(s), s, x[0], x[0], 3, spacing="cubic"),
+        lambda s, x: interpolate(gaussian(s), s, x[0], x[0], 3, steps=[1, 5, 10]),
+        lambda s, x: inpaint(gaussian(s), s, x, x, steps=[10, 5, 5, 1]),
         lambda s, x: inpaint(gaussian(s), s, x, x, repeats=0),
         lambda s, x: inpaint(gaussian(s), s, x, x, repeats=1.5),
         lambda s, x: inpaint(gaussian(s), s, x.astype(int), x),

@@ -1,18 +1,17 @@
-"""The README's table "Equation to code" is true: the function is there, it cites the equation, the
-test proves it.
+"""The table of docs/equations.md is true: the function is there, it cites the equation, the test
+proves it.
 
 And no docstring cites a paper that the package does not list.
 """
 
 import ast
-import functools
 import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from support.docs_blocks import KEY, ROOT, papers, resolve
+from support.docs_blocks import DOCS, KEY, ROOT, named_tests, papers, resolve
 
 import tinyddpm
 from tinyddpm import likelihood, samplers
@@ -46,11 +45,10 @@ def cited(text):
 
 
 def table(text):
-    """The rows of the table under "Equation to code", as (equation, [functions], [tests])."""
-    section = text.split("## Equation to code")[1].split("\n## ")[0]
+    """The rows of a page's table, as (equation, [functions], [tests])."""
     rows = [
         [cell.strip() for cell in line.strip("|").split(" | ")]
-        for line in section.splitlines()
+        for line in text.splitlines()
         if line[:1] == "|"
     ]
     assert rows[0][0].strip() == "equation" and len(rows) > 2
@@ -64,26 +62,7 @@ def table(text):
     ]
 
 
-ROWS = table((ROOT / "README.md").read_text(encoding="utf-8"))
-
-
-@functools.cache
-def names_in(name):
-    """The test functions of one of our files; a test that is always skipped proves nothing and is
-    left out.
-    """
-    found = list(ROOT.glob(f"tests/*/{name}"))
-    if not found:
-        return frozenset()
-    tree = ast.parse(found[0].read_text(encoding="utf-8"))
-    return frozenset(
-        node.name
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef)
-        and not any(
-            ast.unparse(mark).startswith("pytest.mark.skip") for mark in node.decorator_list
-        )
-    )
+ROWS = table((DOCS / "equations.md").read_text(encoding="utf-8"))
 
 
 def check(row):
@@ -96,10 +75,10 @@ def check(row):
         places = cited(resolve(name).__doc__ or "")
         assert places & claimed, f"{name} does not cite {equation}, but {sorted(map(str, places))}"
         found |= places
-    assert claimed <= found, f"{equation}: nobody cites {claimed - found}"
+    assert claimed <= found, f"{equation}: none of them cites {claimed - found}"
     for test in tests:
         name, function = test.split("::")
-        assert function in names_in(name), f"{test} is not there"
+        assert function in named_tests(name), f"{test} is not there"
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
@@ -141,17 +120,8 @@ def test_the_named_tests_are_collected():
     """By pytest itself: each of them runs with the suite, none is deselected."""
     wanted = {test for _, _, tests in ROWS for test in tests}
     files = sorted({test.split("::")[0] for test in wanted})
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--collect-only",
-        "-q",
-        "-o",
-        "addopts=",
-        "-p",
-        "no:cacheprovider",
-    ]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-o", "addopts="]
+    command += ["-p", "no:cacheprovider"]
     done = subprocess.run(
         [*command, *(str(path) for name in files for path in ROOT.glob(f"tests/*/{name}"))],
         capture_output=True,
@@ -216,7 +186,7 @@ def test_a_term_is_the_weighted_square_of_the_error_in_eps(t):
     """
     s = tinyddpm.linear(1000)
     x0, eps, eps_hat = (tinyddpm.normal((3, 4), seed=seed).astype(float) for seed in range(3))
-    bits = likelihood.vb_term(lambda xt, t: eps_hat, s, x0, t, eps, clip=None)
+    bits = likelihood.vb_term(lambda xt, t: eps_hat, s, x0, t, eps)
     alpha_bar, before = np.prod(1 - s.beta[: t + 1]), np.prod(1 - s.beta[:t])
     variance = (1 - before) / (1 - alpha_bar) * s.beta[t]
     weight = s.beta[t] ** 2 / (2 * variance * (1 - s.beta[t]) * (1 - alpha_bar))
@@ -247,17 +217,13 @@ def test_a_small_step_back_is_the_reverse_sdes(T, share):
     """Song21b eq. 6: the mean moves by (x / 2 + score) beta, up to beta^2 (|x| + |score|), and the
     variance is beta.
     """
-    s, t, x, score = (
-        tinyddpm.linear(T),
-        int(share * T),
-        np.array([[0.7, -1.3]]),
-        np.array([[-0.4, 0.9]]),
-    )
+    s, t = tinyddpm.linear(T), int(share * T)
+    x, score = np.array([[0.7, -1.3]]), np.array([[-0.4, 0.9]])
     beta, rest = s.beta[t], 1 - s.alpha_bar[t]
     x0_hat = (x + rest * score) / np.sqrt(s.alpha_bar[t])
-    c_x0, c_xt, sigma = samplers.ancestral_coefficients(s, t, "beta")
-    moved = c_x0 * x0_hat + c_xt * x - x
+    c = samplers.ancestral_coefficients(s, t, t - 1, "beta")
+    moved = c.c_x0 * x0_hat + c.c_xt * x - x
     # (x + beta score) / sqrt(1 - beta) = (x + beta score) (1 + beta / 2 + 3 beta^2 / 8 + ...)
     room = beta**2 * (np.abs(x) + np.abs(score)) + 1e-14
     assert np.all(np.abs(moved - beta * (0.5 * x + score)) <= room)
-    assert abs(sigma**2 - beta) <= 1e-15
+    assert abs(c.sigma**2 - beta) <= 1e-15

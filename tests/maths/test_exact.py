@@ -38,7 +38,6 @@ every_time = pytest.mark.parametrize("t", [1, 5, 20, 50])
 
 
 # --- density, score, the two estimates, the Jacobian
-# --------------------------------------------------------
 
 
 @every_kind
@@ -117,7 +116,6 @@ def test_bayes_rule_by_quadrature_gives_the_estimates(t):
 
 
 # --- marginals and samples
-# ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -177,7 +175,6 @@ def test_a_sample_depends_on_its_seed_time_and_place_alone(kind):
 
 
 # --- one kind as a limit of another
-# -------------------------------------------------------------------------
 
 
 @every_time
@@ -218,7 +215,6 @@ def test_the_three_ways_to_write_one_covariance():
 
 
 # --- the optimal denoiser of a data set, end to end
-# ---------------------------------------------------------
 
 
 def nearest(samples, candidates):
@@ -239,7 +235,7 @@ def test_ancestral_sampling_lands_on_the_points_and_visits_them_evenly():
     s = td.linear(1000)
     model = PointSet(np.concatenate([places, places[2:3]]), s)
     xT = noise.normal((4000, 2), 1, noise.PRIOR).astype(np.float64)
-    distance, which = nearest(ancestral(model, s, xT, seed=2), places)
+    distance, which = nearest(ancestral(model, s, xT, noise=2), places)
     assert distance.max() < 1e-6
     expected = np.array([1, 1, 2, 1, 1, 1, 1]) * 4000 / 8
     assert stats.chisquare(np.bincount(which, minlength=7), expected).pvalue > FALSE_ALARM
@@ -252,7 +248,7 @@ def test_ancestral_sampling_from_the_digits_optimal_denoiser_returns_digits():
     fit, held = data.split(data.load("digits"), 0.2)
     s = td.linear(1000)
     xT = noise.normal((64, *fit.x.shape[1:]), 1, noise.PRIOR).astype(np.float64)
-    samples = ancestral(PointSet(fit.x, s), s, xT, seed=3)
+    samples = ancestral(PointSet(fit.x, s), s, xT, noise=3)
     distance, which = nearest(samples.reshape(64, -1), fit.x.reshape(len(fit.x), -1))
     assert distance.max() < 1e-6
     # 64 fair draws from 1,437: the chance of 12 or more repeats is below 1e-6 (a Poisson count of

@@ -20,7 +20,6 @@ every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
 
 # --- edges
-# --------------------------------------------------------------------------------------------------
 
 
 @every_kind
@@ -116,7 +115,6 @@ def test_all_digits_and_a_large_batch_fit_in_100_megabytes(batch):
 
 
 # --- what is refused
-# ----------------------------------------------------------------------------------------
 
 
 REFUSED = {

@@ -22,7 +22,6 @@ every_target = pytest.mark.parametrize("target", ["eps", "x0", "v"])
 
 
 # --- the formula
-# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("t", [1, 40, 100])
@@ -68,27 +67,30 @@ def test_a_component_guided_by_its_mixture_samples_where_it_alone_is_likely():
 
 
 # --- a network
-# --------------------------------------------------------------------------------------------
 
 NET = td.MLP(hidden=8, layers=1, classes=3)
 
 
 def asked(model, label):
-    """What the net itself says for these labels."""
-    return model.net.forward(
-        model.ops, model.p, XT, 40, [], label=None if label is None else np.array(label)
-    )
+    """What the net itself predicts for these labels."""
+    label = None if label is None else np.array(label)
+    return model.net.forward(model.ops, model.p, XT, 40, [], label=label)
 
 
 @every_target
 def test_a_model_guides_its_own_output(target):
     model = Model(NET, random_theta(NET), S, (2,), target, {"classes": [3, 5, 9]})
     plain, one, mixed = asked(model, None), asked(model, [1]), asked(model, [0, 2, 1, 1, 0])
-    near(model.output(XT, 40), plain)
-    near(model.conditioned(5).output(XT, 40), one)
-    near(model.conditioned([3, 9, 5, 5, 3]).output(XT, 40), mixed)
-    near(model.conditioned(5, 1.0).output(XT, 40), 2 * one - plain)
-    eps = [process.TO_EPS[target](S, XT, 40, y) for y in (one, plain)]
+    for conditioned, expected in (
+        (model, plain),
+        (model.conditioned(5), one),
+        (model.conditioned([3, 9, 5, 5, 3]), mixed),
+        (model.conditioned(5, 1.0), 2 * one - plain),
+    ):
+        prediction, mix = conditioned.predict(XT, 40)
+        near(prediction, expected)
+        assert mix is None
+    eps = [process.eps_from_prediction(S, XT, 40, y, target) for y in (one, plain)]
     near(model.conditioned(5, 2.0)(XT, 40), 3 * eps[0] - 2 * eps[1])
 
 
@@ -103,9 +105,7 @@ def test_a_model_guides_its_own_output(target):
     ids=["plain", "MLP", "U-Net"],
 )
 def test_a_models_derivative_is_its_eps_hats(net, shape, target):
-    """The backward of the net, of both sides of the guidance, of what it was trained to say:
-    against differences.
-    """
+    """Against differences: the backward of the net, of the guidance's two sides, of the target."""
     model = Model(net, random_theta(net), S, shape, target)
     model = model.conditioned([0, 2], 1.5) if net.classes else model
     x, u = np.random.Generator(np.random.PCG64(2)).standard_normal((2, 2, *shape))
@@ -116,11 +116,13 @@ def test_a_models_derivative_is_its_eps_hats(net, shape, target):
 
 @every_target
 def test_weights_of_eps_and_of_x0_are_the_same_line(target):
-    xt, output = XT, XT[::-1]
-    a_xt, a_output = process.eps_weights(S, 40, target)
-    near(a_xt * xt + a_output * output, process.TO_EPS[target](S, xt, 40, output))
-    a_xt, a_output = process.x0_weights(S, 40, target)
-    near(a_xt * xt + a_output * output, process.TO_X0[target](S, xt, 40, output))
+    xt, prediction = XT, XT[::-1]
+    a_xt, a_prediction = process.eps_weights(S, 40, target)
+    eps_hat = process.eps_from_prediction(S, xt, 40, prediction, target)
+    near(a_xt * xt + a_prediction * prediction, eps_hat)
+    a_xt, a_prediction = process.x0_weights(S, 40, target)
+    x0_hat = process.x0_from_prediction(S, xt, 40, prediction, target)
+    near(a_xt * xt + a_prediction * prediction, x0_hat)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,6 @@ def test_samples_take_the_classes_in_turn_and_each_depends_on_its_own_number():
 
 
 # --- training
-# ---------------------------------------------------------------------------------------------
 
 
 def test_labels_are_dropped_at_their_rate_and_never_changed():

@@ -14,6 +14,7 @@ from support.gradients import check_gradient
 
 from tinyddpm import noise, process
 from tinyddpm.likelihood import (
+    Chain,
     bound_tables,
     discretised_nll,
     normal_kl,
@@ -50,7 +51,6 @@ def points(T, n, D=3, seed=0):
 
 
 # --- the two formulas
-# -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,6 @@ def test_the_decoder_is_finite_however_far_off():
 
 
 # --- one term of the bound
-# --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -129,8 +128,8 @@ def test_terms_agree_with_improved_diffusion(golden, kind, T, size, variance):
     assert {1, 2, T} <= set(a["t"] + 1)
     for i, t in enumerate((a["t"] + 1).tolist()):
         x0, xt, eps_hat = (a[name][i : i + 1] for name in ("x0", "xt", "eps_hat"))
-        eps = process.predict_eps(s, xt, t, x0)
-        ours = vb_term(lambda xt, t, eps_hat=eps_hat: eps_hat, s, x0, t, eps, variance)
+        eps = process.eps_from_x0(s, xt, t, x0)
+        ours = vb_term(lambda xt, t, eps_hat=eps_hat: eps_hat, s, x0, t, eps, Chain(variance))
         close(ours, a["vb"][i : i + 1], rtol=1e-6, atol=1e-6)
     close(prior_term(s, a["x0"]), a["prior"], rtol=1e-6, atol=1e-9)
 
@@ -141,22 +140,20 @@ def test_a_term_is_the_kl_of_the_samplers_own_step(variance, t):
     """q(x_{t-1} | x_t, x_0) against N(c_x0 x0_hat + c_xt x_t, sigma^2), integrated numerically."""
     s, x0, eps = linear(40), np.array([[0.6]]), np.array([[-0.8]])
     xt = process.q_sample(s, x0, t, eps)
-    c_x0, c_xt, sigma = ancestral_coefficients(s, t, variance)
+    c = ancestral_coefficients(s, t, t - 1, variance)
     mean_q, var_q = (
         float(part[0, 0]) if np.ndim(part) else float(part)
         for part in process.q_posterior(s, x0, xt, t)
     )
     x, dx = grid(mean_q, math.sqrt(var_q))
-    log_q, log_p = (
-        log_normal(x, mean_q, var_q),
-        log_normal(x, c_x0 * 0.5 + c_xt * xt[0, 0], sigma**2),
-    )
+    log_q = log_normal(x, mean_q, var_q)
+    log_p = log_normal(x, c.c_x0 * 0.5 + c.c_xt * xt[0, 0], c.sigma**2)
     integral = np.sum(np.exp(log_q) * (log_q - log_p)) * dx
 
     def denoise(xt, t):
-        return process.predict_eps(s, xt, t, np.full_like(xt, 0.5))
+        return process.eps_from_x0(s, xt, t, np.full_like(xt, 0.5))
 
-    close(vb_term(denoise, s, x0, t, eps, variance), integral / LOG2, rtol=1e-9, atol=1e-15)
+    close(vb_term(denoise, s, x0, t, eps, Chain(variance)), integral / LOG2, rtol=1e-9, atol=1e-15)
 
 
 def test_bits_are_counted_per_dimension():
@@ -186,17 +183,15 @@ def test_the_prior_term_is_its_integral_and_0_without_signal():
 
 def test_clip_bounds_x0_hat():
     s, x0 = linear(40), np.full((1, 3), 0.9)
-    clipped = vb_term(lambda xt, t: 0 * xt - 5, s, x0, 30, x0, clip=1.0)
-    close(
-        clipped,
-        vb_term(lambda xt, t: process.predict_eps(s, xt, t, np.ones_like(xt)), s, x0, 30, x0),
-        rtol=1e-9,
+    clipped = vb_term(lambda xt, t: 0 * xt - 5, s, x0, 30, x0, Chain(clip=1.0))
+    at_the_bound = vb_term(
+        lambda xt, t: process.eps_from_x0(s, xt, t, np.ones_like(xt)), s, x0, 30, x0
     )
+    close(clipped, at_the_bound, rtol=1e-9)
     assert clipped < vb_term(lambda xt, t: 0 * xt - 5, s, x0, 30, x0)
 
 
 # --- learned variance
-# -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("half_width", [1 / 255, 1 / 16, None])
@@ -208,9 +203,10 @@ def test_the_slope_is_that_of_the_bound(half_width, times):
     weight = 1 + np.arange(12.0)
 
     def f(mix):
-        return float(weight @ vb_loss_and_slope(s, x0, t, x0_hat, mix, half_width)[0])
+        bits, _ = vb_loss_and_slope(s, x0, t, x0_hat, mix, bound_tables(s, half_width))
+        return float(weight @ bits)
 
-    slope = vb_loss_and_slope(s, x0, t, x0_hat, mix, half_width)[1]
+    slope = vb_loss_and_slope(s, x0, t, x0_hat, mix, bound_tables(s, half_width))[1]
     check_gradient(f, mix, weight[:, None] * slope, directions=6)
 
 
@@ -219,8 +215,8 @@ def test_mix_0_and_1_are_the_fixed_variances(mix, variance):
     s, x0, eps = linear(50), points(50, 8)[0], noise.normal((8, 3), 4).astype(np.float64)
     model = normal_data(s, 0.3, 3)
     for t in (2, 3, 25, 50):
-        fixed = vb_term(model, s, x0, t, eps, variance)
-        close(vb_term(Learned(model, mix), s, x0, t, eps, "learned"), fixed, rtol=1e-12)
+        fixed = vb_term(model, s, x0, t, eps, Chain(variance))
+        close(vb_term(Learned(model, mix), s, x0, t, eps, Chain("learned")), fixed, rtol=1e-12)
         x0_hat = model.x0_hat(process.q_sample(s, x0, t, eps), t)
         close(
             vb_loss_and_slope(s, x0, np.full(8, t), x0_hat, np.full_like(x0, mix))[0],
@@ -236,9 +232,12 @@ def test_the_learned_decoder_lies_between_beta_tilde_2_and_beta_1():
         (1.0, s.beta[1]),
         (0.5, math.sqrt(s.beta[1] * beta_tilde(s)[1])),
     ):
-        ours = vb_loss_and_slope(s, x0, np.array([1]), x0 + 0.01, np.full_like(x0, mix), None)[0]
+        one, mixes = np.array([1]), np.full_like(x0, mix)
+        ours, _ = vb_loss_and_slope(s, x0, one, x0 + 0.01, mixes, bound_tables(s, None))
         close(ours, -log_normal(0.01, 0.0, var) / LOG2, rtol=1e-9)
-        learned = vb_term(Learned(normal_data(s), mix), s, x0, 1, x0, "learned", half_width=None)
+        learned = vb_term(
+            Learned(normal_data(s), mix), s, x0, 1, x0, Chain("learned", half_width=None)
+        )
         x0_hat = normal_data(s).x0_hat(process.q_sample(s, x0, 1, x0), 1)
         close(learned, -log_normal(x0, x0_hat, var)[0] / LOG2, rtol=1e-9)
 
@@ -248,7 +247,7 @@ def test_vb_loss_mixes_times_as_vb_term_takes_them_one_by_one():
     x0, _, _, t = points(s.T, 12)
     eps, model = noise.normal(x0.shape, 9).astype(np.float64), Learned(normal_data(s, 0.3, 3), 0.7)
     one = [
-        vb_term(model, s, x0[i : i + 1], int(k), eps[i : i + 1], "learned")[0]
+        vb_term(model, s, x0[i : i + 1], int(k), eps[i : i + 1], Chain("learned"))[0]
         for i, k in enumerate(t)
     ]
     x0_hat = np.concatenate(
@@ -278,11 +277,11 @@ def test_float32_stays_float32_and_right():
 def test_vb_loss_runs_where_its_arrays_live(half_width):
     s, xp = linear(50), strict_cupy.strict()
     x0, x0_hat, mix, t = points(s.T, 12)
-    tables = [xp.asarray(table) for table in bound_tables(s)]
+    tables = bound_tables(s, half_width).on(xp.asarray)
+    on_device = [xp.asarray(a) for a in (x0, t, x0_hat, mix)]
     with strict_cupy.Counted() as counted:
-        answer = vb_loss_and_slope(
-            s, *map(xp.asarray, (x0, t, x0_hat, mix)), half_width, tables, xp
-        )
+        answer = vb_loss_and_slope(s, *on_device, tables, xp)
     assert counted.all["downloads"] == counted.all["synchronisations"] == 0
-    for device, host in zip(answer, vb_loss_and_slope(s, x0, t, x0_hat, mix, half_width)):
+    expected = vb_loss_and_slope(s, x0, t, x0_hat, mix, bound_tables(s, half_width))
+    for device, host in zip(answer, expected):
         np.testing.assert_array_equal(device.get(), host)

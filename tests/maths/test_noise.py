@@ -1,4 +1,4 @@
-"""Philox's published answers, Box-Muller's accuracy, and noise as a pure function of its arguments."""
+"""Philox's published answers, Box-Muller's accuracy, noise as a pure function of its arguments."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,6 @@ def philox_by_hand(counter, key):
 
 
 # --- Philox
-# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -79,7 +78,6 @@ def test_counter_and_key_hold_what_the_docstring_says(key):
 
 
 # --- Box-Muller
-# -------------------------------------------------------------------------------------------
 
 
 def box_muller_in_float64(u, w):
@@ -131,7 +129,6 @@ def test_four_normals_come_from_two_pairs():
 
 
 # --- a pure function of its arguments
-# ---------------------------------------------------------------------
 
 
 @given(keys, tails, st.lists(st.integers(0, 7), max_size=4))

@@ -1,5 +1,7 @@
 """The forward process and its closed forms, for any schedule."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,9 +17,12 @@ from support.checks import (
     schedules,
 )
 
-from tinyddpm import noise, process
+import tinyddpm as td
+from tinyddpm import noise, process, samplers
 from tinyddpm.errors import InputError
+from tinyddpm.samplers import ancestral_coefficients
 from tinyddpm.schedule import linear
+from tinyddpm.settings import TARGETS
 
 VALUES = st.floats(-3, 3)
 
@@ -28,15 +33,16 @@ TWO_ARRAYS = {
     "q_marginal": lambda s, a, b, t: process.q_marginal(s, a, t)[0],
     "q_posterior": lambda s, a, b, t: process.q_posterior(s, a, b, t)[0],
     "reverse_mean": lambda s, a, b, t: process.reverse_mean(s, a, t, b),
-    "predict_x0": lambda s, a, b, t: process.predict_x0(s, a, t, b),
-    "predict_eps": lambda s, a, b, t: process.predict_eps(s, a, t, b),
-    "predict_v": lambda s, a, b, t: process.predict_v(s, a, t, b),
+    "x0_from_eps": lambda s, a, b, t: process.x0_from_eps(s, a, t, b),
+    "eps_from_x0": lambda s, a, b, t: process.eps_from_x0(s, a, t, b),
+    "v_from_x0_eps": lambda s, a, b, t: process.v_from_x0_eps(s, a, t, b),
     "x0_from_v": lambda s, a, b, t: process.x0_from_v(s, a, t, b),
     "eps_from_v": lambda s, a, b, t: process.eps_from_v(s, a, t, b),
     "score_from_eps": lambda s, a, b, t: process.score_from_eps(s, t, a),
     "eps_from_score": lambda s, a, b, t: process.eps_from_score(s, t, a),
 }
 every_function = pytest.mark.parametrize("f", TWO_ARRAYS.values(), ids=TWO_ARRAYS)
+every_target = pytest.mark.parametrize("target", TARGETS)
 
 
 @given(schedules())
@@ -74,7 +80,7 @@ def test_reverse_mean_is_the_posterior_mean_at_x0_hat(s, xt, eps_hat):
     # The same through the package's own two functions.
     t = np.arange(1, s.T + 1)[s.alpha_bar[1:] > 0]
     xt, eps_hat = xt + np.zeros(t.size), eps_hat + np.zeros(t.size)
-    mean, _ = process.q_posterior(s, process.predict_x0(s, xt, t, eps_hat), xt, t)
+    mean, _ = process.q_posterior(s, process.x0_from_eps(s, xt, t, eps_hat), xt, t)
     size = 1 + (np.abs(xt) + np.abs(eps_hat)) / np.sqrt(s.alpha[t])
     close(process.reverse_mean(s, xt, t, eps_hat) / size, mean / size, atol=TOL)
 
@@ -83,18 +89,18 @@ def test_reverse_mean_is_the_posterior_mean_at_x0_hat(s, xt, eps_hat):
 def test_eps_x0_v_and_score_say_the_same(s, x0, eps):
     t = np.arange(1, s.T + 1)
     x0, eps = x0 + np.zeros(s.T), eps + np.zeros(s.T)
-    signal, rest = np.sqrt(s.alpha_bar[t]), np.sqrt(1 - s.alpha_bar[t])
+    root, rest = np.sqrt(s.alpha_bar[t]), np.sqrt(1 - s.alpha_bar[t])
     xt = process.q_sample(s, x0, t, eps)
-    v = process.predict_v(s, x0, t, eps)
-    close(v, signal * eps - rest * x0, atol=TOL)
+    v = process.v_from_x0_eps(s, x0, t, eps)
+    close(v, root * eps - rest * x0, atol=TOL)
     # x0 from eps divides by sqrt(alpha_bar_t), eps from x0 by sqrt(1 - alpha_bar_t): so do their
     # errors.
-    close(signal * process.predict_x0(s, xt, t, eps), signal * x0, atol=TOL)
-    close(rest * process.predict_eps(s, xt, t, x0), rest * eps, atol=TOL)
+    close(root * process.x0_from_eps(s, xt, t, eps), root * x0, atol=TOL)
+    close(rest * process.eps_from_x0(s, xt, t, x0), rest * eps, atol=TOL)
     close(process.x0_from_v(s, xt, t, v), x0, atol=TOL)
     close(process.eps_from_v(s, xt, t, v), eps, atol=TOL)
     score = process.score_from_eps(s, t, eps)
-    close(score, -(xt - signal * x0) / (1 - s.alpha_bar[t]), atol=TOL / rest.min() ** 2)
+    close(score, -(xt - root * x0) / (1 - s.alpha_bar[t]), atol=TOL / rest.min() ** 2)
     close(process.eps_from_score(s, t, score), eps, atol=TOL)
 
 
@@ -109,48 +115,131 @@ def test_score_is_the_slope_of_the_log_marginal(s, x0, eps):
     close(process.score_from_eps(s, t, eps), slope, atol=TOL / variance.min())
 
 
-@pytest.mark.parametrize("target", process.TARGETS)
+@every_target
 @given(s=schedules(terminal=False), x0=VALUES, eps=VALUES)
 def test_every_training_target_gives_back_x0_and_eps(target, s, x0, eps):
     t = np.arange(1, s.T + 1)
     x0, eps = x0 + np.zeros(s.T), eps + np.zeros(s.T)
     xt = process.q_sample(s, x0, t, eps)
-    said = process.TARGETS[target](s, x0, t, eps)
-    signal, rest = np.sqrt(s.alpha_bar[t]), np.sqrt(1 - s.alpha_bar[t])
-    close(signal * process.TO_X0[target](s, xt, t, said), signal * x0, atol=TOL)
-    close(rest * process.TO_EPS[target](s, xt, t, said), rest * eps, atol=TOL)
+    aim = process.target_from(s, x0, t, eps, target)
+    root, rest = np.sqrt(s.alpha_bar[t]), np.sqrt(1 - s.alpha_bar[t])
+    close(root * process.x0_from_prediction(s, xt, t, aim, target), root * x0, atol=TOL)
+    close(rest * process.eps_from_prediction(s, xt, t, aim, target), rest * eps, atol=TOL)
 
 
-@pytest.mark.parametrize("target", process.TARGETS)
+@every_target
 @given(s=schedules(terminal=False), gamma=st.floats(0.1, 20))
 def test_min_snr_weights_the_x0_error_alike_for_every_target(target, s, gamma):
     # Hang23: the weighted squared error is min(SNR, gamma) times that of x0_hat, whatever the
     # network predicts.
     t, zero = np.arange(1, s.T + 1), np.zeros(s.T)
-    error = process.TO_X0[target](s, zero, t, zero + 1)
-    weight = process.min_snr_weight(s, t, zero, target, gamma)
+    error = process.x0_from_prediction(s, zero, t, zero + 1, target)
+    weight = process.min_snr_weight(s, zero, t, target, gamma)
     close(weight, np.minimum(s.snr[t], gamma) * error**2)
 
 
 def test_min_snr_weights_at_zero_terminal_snr():
     s = linear(10).zero_terminal_snr()
-    assert [
-        process.min_snr_weight(s, 10, np.zeros(1), target, 5.0) for target in ("eps", "x0", "v")
-    ] == [1, 0, 0]
+    found = [process.min_snr_weight(s, np.zeros(1), 10, target, 5.0) for target in TARGETS]
+    assert TARGETS == ("eps", "x0", "v") and found == [1, 0, 0]
 
 
 def test_v_and_x0_survive_zero_terminal_snr():
     s = linear(50).zero_terminal_snr()
     x0, eps = np.array([0.3, -2.0]), np.array([1.5, 0.2])
     xt = process.q_sample(s, x0, s.T, eps)
-    v = process.predict_v(s, x0, s.T, eps)
+    v = process.v_from_x0_eps(s, x0, s.T, eps)
     np.testing.assert_array_equal(xt, eps)
     close(process.x0_from_v(s, xt, s.T, v), x0)
     close(process.eps_from_v(s, xt, s.T, v), eps)
-    # x_T says nothing: the posterior is the marginal
+    # x_T holds nothing of x_0: the posterior is the marginal
     mean, variance = process.q_posterior(s, x0, xt, s.T)
     close(mean, np.sqrt(s.alpha_bar[-2]) * x0)
     close(variance, 1 - s.alpha_bar[-2])
+
+
+def test_the_old_names_are_the_new_functions():
+    for old, new in (
+        ("predict_x0", "x0_from_eps"),
+        ("predict_eps", "eps_from_x0"),
+        ("predict_v", "v_from_x0_eps"),
+    ):
+        assert getattr(td, old) is getattr(process, old) is getattr(process, new)
+        assert getattr(td, new) is getattr(process, new)
+
+
+@every_target
+@given(s=schedules(), xt=VALUES, prediction=VALUES)
+def test_the_weights_are_those_of_the_maps_from_a_prediction(target, s, xt, prediction):
+    one, zero = np.ones(1), np.zeros(1)
+    for weights, from_prediction in (
+        (process.x0_weights, process.x0_from_prediction),
+        (process.eps_weights, process.eps_from_prediction),
+    ):
+        for t in range(1, s.T + 1):
+            if s.alpha_bar[t] == 0 and target == "eps" and weights is process.x0_weights:
+                with pytest.raises(InputError, match="alpha_bar is 0"):
+                    weights(s, t, target)
+                continue
+            a_xt, a_prediction = weights(s, t, target)
+            assert type(a_xt) is type(a_prediction) is float
+            assert a_xt == from_prediction(s, one, t, zero, target)
+            assert a_prediction == from_prediction(s, zero, t, one, target)
+            found = from_prediction(s, xt * one, t, prediction * one, target)
+            # Each side rounds a product, a quotient and a sum of the same two terms.
+            size = abs(a_xt * xt) + abs(a_prediction * prediction)
+            expected = a_xt * xt + a_prediction * prediction
+            assert abs(found[0] - expected) <= 8 * np.finfo(np.float64).eps * size
+
+
+# Posterior coefficients.
+
+
+@given(schedules(), st.integers(0, 2**32 - 1))
+def test_posterior_coefficients_of_arrays_are_those_of_numbers(s, seed):
+    t = np.arange(1, s.T + 1)
+    jumps = (t * noise.uniform((s.T, 1), seed)[:, 0]).astype(int)
+    for t_prev in (t - 1, jumps, 0 * t):
+        together = process.posterior_coefficients(s, t, t_prev)
+        for i in range(s.T):
+            alone = process.posterior_coefficients(s, int(t[i]), int(t_prev[i]))
+            assert tuple(map(float, alone)) == tuple(table[i] for table in together)
+
+
+@given(schedules(), st.integers(0, 2**32 - 1))
+def test_posterior_and_ancestral_step_have_the_posteriors_coefficients(s, seed):
+    t, one, zero = np.arange(1, s.T + 1), np.ones(s.T), np.zeros(s.T)
+    c = process.posterior_coefficients(s, t, t - 1)
+    np.testing.assert_array_equal(process.q_posterior(s, one, zero, t)[0], c.c_x0)
+    np.testing.assert_array_equal(process.q_posterior(s, zero, one, t)[0], c.c_xt)
+    np.testing.assert_array_equal(process.q_posterior(s, one, one, t)[1], c.beta_tilde)
+    for found, first, table in zip(process.posterior_tables(s), (1, 0, 0, 0), c):
+        np.testing.assert_array_equal(found, [first, *table])
+    jumps = (t * noise.uniform((s.T, 1), seed)[:, 0]).astype(int)
+    for t_i, t_prev in zip([*t.tolist()] * 2, [*(t - 1).tolist(), *jumps.tolist()]):
+        c = process.posterior_coefficients(s, t_i, t_prev)
+        low, high = (math.sqrt(v) if t_prev else 0.0 for v in (c.beta_tilde, c.beta))
+        mean = float(c.c_x0), float(c.c_xt)
+        assert ancestral_coefficients(s, t_i, t_prev) == (*mean, low, None)
+        assert ancestral_coefficients(s, t_i, t_prev, "beta") == (*mean, high, None)
+        learned = ancestral_coefficients(s, t_i, t_prev, "learned")
+        assert learned == (*mean, low, math.sqrt(c.beta))
+        assert {type(number) for number in learned} == {float}
+
+
+def test_equation_7_stands_in_one_place(monkeypatch):
+    """Another function in its place changes the posterior and the sampler alike."""
+
+    def other(s, t, t_prev):
+        return process.Posterior(*(np.multiply(t, k) for k in (2.0, 3.0, 4.0, 9.0)))
+
+    for module in (process, samplers):
+        monkeypatch.setattr(module, "posterior_coefficients", other)
+    s, x = linear(10), np.ones(1)
+    mean, variance = process.q_posterior(s, x, 10 * x, 5)
+    assert (mean[0], variance) == (2 * 5 + 3 * 5 * 10, 9 * 5)
+    assert process.beta_tilde(s)[5] == 9 * 5
+    assert samplers.ancestral_coefficients(s, 4, 3) == (8.0, 12.0, 6.0, None)
 
 
 def test_q_sample_draws_from_the_marginal():

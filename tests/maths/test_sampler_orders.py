@@ -6,13 +6,15 @@ the columns of a root of the covariance, so nothing is drawn. T = 2**16, so that
 does not blur the order.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from support.checks import close
 
 from tinyddpm import exact
-from tinyddpm.samplers import ddim, descend, walk
-from tinyddpm.schedule import from_alpha_bar, linear
+from tinyddpm.samplers import ddim
+from tinyddpm.schedule import from_alpha_bar, linear, spaced
 from tinyddpm.solvers import dpmpp_2m, euler, heun, log_half_snr
 
 S = linear(2**16)
@@ -28,30 +30,24 @@ BAND = 0.2
 
 
 def uneven(steps):
-    """A schedule of that many steps in log-SNR which are by turns long and half as long, for its
-    walk through all t.
-    """
+    """A schedule of that many steps in log-SNR, by turns long and half as long."""
     gaps = np.where(np.arange(steps - 1) % 2, 1.0, 2.0)
     lam = 6.7 - np.concatenate([[0.0], np.cumsum(gaps)]) * 11.7 / gaps.sum()
     return from_alpha_bar(np.concatenate([[1.0], 1 / (1 + np.exp(-2 * lam))]))
 
 
 def errors(sampler, spacing):
-    """The largest error of an entry of the mean or the covariance, for each number in STEPS;
-    spacing: or "uneven".
+    """The largest error of an entry of the mean or the covariance, for each number in STEPS.
+
+    spacing: one of `spaced`, or "uneven".
     """
     found = []
     for steps in STEPS:
         s, name = (uneven(steps), "uniform") if spacing == "uneven" else (S, spacing)
         data = exact.Gaussian(MEAN, COVARIANCE, s)
         mean, covariance = data.marginal(s.T)
-        x0 = sampler(
-            data,
-            s,
-            np.vstack([mean, mean + np.linalg.cholesky(covariance).T]),
-            steps=steps,
-            spacing=name,
-        )
+        xT = np.vstack([mean, mean + np.linalg.cholesky(covariance).T])
+        x0 = sampler(data, s, xT, steps=spaced(s, steps, name))
         columns = (x0[1:] - x0[0]).T
         found.append(
             max(np.abs(x0[0] - MEAN).max(), np.abs(columns @ columns.T - COVARIANCE).max())
@@ -68,10 +64,8 @@ def check_order(sampler, order, spacing):
 def check_same(ours, theirs):
     """Both give the same x_0: they differ in the order of their roundings alone."""
     data, xT = exact.Gaussian(MEAN, COVARIANCE, S), np.array([[0.3, -1.0, 2.0]])
-    close(
-        ours(data, S, xT, steps=20, spacing="quadratic"),
-        theirs(data, S, xT, steps=20, spacing="quadratic"),
-    )
+    times = spaced(S, 20, "quadratic")
+    close(ours(data, S, xT, steps=times), theirs(data, S, xT, steps=times))
 
 
 # The spacings in which h, in the solver's own time, is smooth and small from end to end. In uniform
@@ -102,18 +96,16 @@ def test_the_error_falls_at_the_theoretical_order(sampler, order, spacing):
 
 
 # --- solvers with one line that may be wrong
-# --------------------------------------------------------------
 
 
 def euler_with(line):
     """Euler's step by line(x, h, score)."""
 
-    def run(denoise, s, xT, steps, spacing):
-        def step(xt, t, t_prev):
+    def run(denoise, s, xt, steps):
+        for t, t_prev in pairwise([*steps, 0]):
             h = np.log(s.alpha_bar[t_prev] / s.alpha_bar[t])
-            return line(xt, h, denoise.score(xt, t)), None
-
-        return descend(xT, walk(s, steps, spacing), step)
+            xt = line(xt, h, denoise.score(xt, t))
+        return xt
 
     return run
 
@@ -121,17 +113,14 @@ def euler_with(line):
 def heun_with(line, time=lambda t, t_prev: t_prev):
     """Heun's step by line(x, there, h, f, f_there), the second slope asked at time(t, t_prev)."""
 
-    def run(denoise, s, xT, steps, spacing):
-        def step(xt, t, t_prev):
+    def run(denoise, s, xt, steps):
+        for t, t_prev in pairwise([*steps, 0]):
             h, f = np.log(s.alpha_bar[t_prev] / s.alpha_bar[t]), 0.5 * (xt + denoise.score(xt, t))
             there = xt + h * f
             if t_prev == 0:
-                return there, None
-            return line(
-                xt, there, h, f, 0.5 * (there + denoise.score(there, time(t, t_prev)))
-            ), None
-
-        return descend(xT, walk(s, steps, spacing), step)
+                return there
+            f_there = 0.5 * (there + denoise.score(there, time(t, t_prev)))
+            xt = line(xt, there, h, f, f_there)
 
     return run
 
@@ -139,19 +128,17 @@ def heun_with(line, time=lambda t, t_prev: t_prev):
 def two_m_with(weight):
     """Lu22 Algorithm 2 with weight(r) on x0_hat - x0_hat_last; r = h_last / h."""
 
-    def run(denoise, s, xT, steps, spacing):
-        seen = []
-
-        def step(xt, t, t_prev):
+    def run(denoise, s, xt, steps):
+        last = None
+        for t, t_prev in pairwise([*steps, 0]):
             x0_hat, h = denoise.x0_hat(xt, t), log_half_snr(s, t_prev) - log_half_snr(s, t)
             ahead = x0_hat
-            if seen and t_prev > 0:
-                ahead = x0_hat + weight(seen[-1][1] / h) * (x0_hat - seen[-1][0])
-            seen.append((x0_hat, h))
+            if last is not None and t_prev > 0:
+                ahead = x0_hat + weight(last[1] / h) * (x0_hat - last[0])
+            last = x0_hat, h
             decay = np.sqrt((1 - s.alpha_bar[t_prev]) / (1 - s.alpha_bar[t]))
-            return decay * xt - np.sqrt(s.alpha_bar[t_prev]) * np.expm1(-h) * ahead, None
-
-        return descend(xT, walk(s, steps, spacing), step)
+            xt = decay * xt - np.sqrt(s.alpha_bar[t_prev]) * np.expm1(-h) * ahead
+        return xt
 
     return run
 

@@ -20,7 +20,9 @@ from support.checks import (
 from tinyddpm import noise, process
 from tinyddpm.errors import InputError
 from tinyddpm.samplers import (
-    SPACINGS,
+    Coefficients,
+    Noise,
+    PredictorCorrector,
     ancestral,
     ancestral_coefficients,
     ddim,
@@ -28,10 +30,9 @@ from tinyddpm.samplers import (
     estimate_x0,
     langevin,
     reverse_step,
-    spaced,
-    timesteps,
 )
-from tinyddpm.schedule import cosine, linear
+from tinyddpm.schedule import cosine, linear, spaced
+from tinyddpm.settings import SPACINGS
 
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 
@@ -54,48 +55,50 @@ def philox(shape, seed, first_sample=0):
 
 
 # --- coefficients and times
-# -------------------------------------------------------------------------------
+
+
+def evenly(T, steps):
+    """The times that a sampler takes for a number of steps."""
+    return spaced(linear(T), steps)
 
 
 @given(schedules())
 def test_ancestral_coefficients_are_the_posteriors(s):
-    check_ancestral_coefficients(s, ancestral_coefficients)
+    check_ancestral_coefficients(s, lambda s, t, v: ancestral_coefficients(s, t, t - 1, v)[:3])
 
 
 @given(schedules(max_T=12))
 def test_ddim_coefficients_are_song21as(s):
-    check_ddim_coefficients(s, ddim_coefficients)
+    check_ddim_coefficients(s, lambda *arguments: ddim_coefficients(*arguments)[:3])
 
 
 @given(schedules())
 def test_ddim_with_eta_1_on_all_steps_is_ancestral_by_coefficient(s):
     for t in range(1, s.T + 1):
-        ours, theirs = (
-            ddim_coefficients(s, t, t - 1, 1.0),
-            ancestral_coefficients(s, t, "beta_tilde"),
-        )
-        close(ours, theirs, atol=ROOT_TOL)
+        ours, theirs = ddim_coefficients(s, t, t - 1, 1.0), ancestral_coefficients(s, t, t - 1)
+        close(ours[:3], theirs[:3], atol=ROOT_TOL)
 
 
 @given(schedules(terminal=False, max_T=30), st.integers(0, 2**64 - 1))
 def test_ddim_with_eta_1_on_all_steps_is_ancestral_on_whole_chains(s, seed):
     xT = noise.normal((3, 2), seed, noise.PRIOR).astype(np.float64)
-    ours = ddim(tanh_eps, s, xT, steps=s.T, eta=1.0, clip=1.0, seed=seed)
-    close(ours, ancestral(tanh_eps, s, xT, "beta_tilde", clip=1.0, seed=seed), atol=TOL)
+    ours = ddim(tanh_eps, s, xT, steps=s.T, eta=1.0, clip=1.0, noise=seed)
+    theirs = ancestral(tanh_eps, s, xT, variance="beta_tilde", clip=1.0, noise=seed)
+    close(ours, theirs, atol=TOL)
 
 
 @given(st.data(), st.integers(1, 1200))
 def test_timesteps_go_from_T_down_to_1(data, T):
-    check_timesteps(timesteps, T, data.draw(st.integers(1, T)))
+    check_timesteps(evenly, T, data.draw(st.integers(1, T)))
 
 
 def test_timesteps_for_every_number_of_steps():
     for T in (1, 2, 3, 50, 101):
         for steps in range(1, T + 1):
-            check_timesteps(timesteps, T, steps)
-    assert timesteps(1000, 1000) == list(range(1000, 0, -1))
+            check_timesteps(evenly, T, steps)
+    assert evenly(1000, 1000) == list(range(1000, 0, -1))
     # Evenly: no two gaps differ by more than the rounding of their two ends.
-    assert np.ptp(np.diff(timesteps(1000, 50))) <= 1
+    assert np.ptp(np.diff(evenly(1000, 50))) <= 1
 
 
 @given(schedules(min_T=2, max_T=200), st.data())
@@ -103,7 +106,7 @@ def test_every_spacing_goes_from_T_down_to_1(s, data):
     steps = data.draw(st.integers(1, s.T))
     for spacing in SPACINGS:
         check_timesteps(lambda T, steps, spacing=spacing: spaced(s, steps, spacing), s.T, steps)
-    assert spaced(s, steps) == timesteps(s.T, steps)
+    assert spaced(s, steps) == np.rint(np.linspace(s.T, 1, steps)).tolist()
 
 
 @pytest.mark.parametrize("make", [linear, cosine])
@@ -136,7 +139,6 @@ def test_log_snr_spacing_looks_away_from_an_infinite_end():
 
 
 # --- the loop
-# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("T", [1, 2, 20])
@@ -159,7 +161,7 @@ def test_one_step_of_ddim_jumps_from_T_to_data():
     asked, s, xT = [], linear(20), np.array([[0.5, -1.0]])
     x0 = ddim(lambda xt, t: asked.append(t) or 0.3 * xt, s, xT, steps=1)
     assert asked == [20]
-    close(x0, process.predict_x0(s, xT, 20, 0.3 * xT))
+    close(x0, process.x0_from_eps(s, xT, 20, 0.3 * xT))
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "langevin, 7 steps"])
@@ -181,7 +183,7 @@ def test_a_sampler_keeps_dtype_and_shape_and_its_input(sampler, dtype):
 @every_sampler
 def test_a_sampler_is_a_function_of_its_seed(sampler):
     xT = noise.normal((3, 4), 1)
-    one, again, other = (sampler(tanh_eps, linear(20), xT, seed=seed) for seed in (5, 5, 6))
+    one, again, other = (sampler(tanh_eps, linear(20), xT, noise=seed) for seed in (5, 5, 6))
     np.testing.assert_array_equal(one, again)
     assert np.array_equal(one, other) == (sampler in DETERMINISTIC.values())
     by_hand = sampler(tanh_eps, linear(20), xT, noise=philox((3, 4), 5))
@@ -193,7 +195,7 @@ def test_a_batch_may_be_split(sampler):
     xT = noise.normal((5, 4), 1)
 
     def part(first, last):
-        return sampler(tanh_eps, linear(20), xT[first:last], seed=5, first_sample=first)
+        return sampler(tanh_eps, linear(20), xT[first:last], noise=Noise(5, first))
 
     np.testing.assert_array_equal(np.concatenate([part(0, 2), part(2, 5)]), part(0, 5))
     np.testing.assert_array_equal(
@@ -224,7 +226,7 @@ def test_a_denoiser_that_knows_x0_is_asked_for_it():
             return np.full_like(xt, 0.25 * t)
 
         def __call__(self, xt, t):
-            raise NotImplementedError("eps_hat says nothing of x_0 here")
+            raise NotImplementedError("eps_hat holds nothing of x_0 here")
 
     s, xt = linear(10).zero_terminal_snr(), np.ones((2, 3), np.float32)
     np.testing.assert_array_equal(estimate_x0(Knows(), s, xt, 10), np.full((2, 3), 2.5))
@@ -236,11 +238,18 @@ def test_a_denoiser_that_knows_x0_is_asked_for_it():
 
 
 def test_reverse_step_needs_no_z_where_sigma_is_0():
-    xt, x0_hat = np.ones(3, np.float32), np.full(3, 2.0, np.float32)
-    np.testing.assert_array_equal(reverse_step(xt, x0_hat, None, (0.5, 0.25, 0.0)), [1.25] * 3)
-    np.testing.assert_array_equal(
-        reverse_step(xt, x0_hat, np.ones(3), (0.5, 0.25, 2.0)), [3.25] * 3
-    )
+    class Two:
+        def x0_hat(self, xt, t):
+            return 2 * xt
+
+    def step(sigma, noise):
+        xt, c = np.ones((1, 3), np.float32), Coefficients(0.5, 0.25, sigma)
+        found, x0_hat = reverse_step(Two(), linear(10), xt, 7, c, None, noise)
+        np.testing.assert_array_equal(x0_hat, 2 * xt)
+        return found
+
+    np.testing.assert_array_equal(step(0.0, lambda t: None), [[1.25] * 3])
+    np.testing.assert_array_equal(step(2.0, lambda t: np.full((1, 3), t / 7)), [[3.25] * 3])
 
 
 @pytest.mark.parametrize(
@@ -254,15 +263,15 @@ def test_reverse_step_needs_no_z_where_sigma_is_0():
         lambda s, x: ddim(tanh_eps, s, x, steps=-5),
         lambda s, x: ancestral(tanh_eps, s, x, variance="gamma"),
         lambda s, x: ancestral(tanh_eps, s, x, steps=0),
-        lambda s, x: ancestral(tanh_eps, s, x, spacing="cubic"),
-        lambda s, x: langevin(tanh_eps, s, x, corrections=-1),
-        lambda s, x: langevin(tanh_eps, s, x, corrections=1.5),
-        lambda s, x: langevin(tanh_eps, s, x, snr=0.0),
-        lambda s, x: langevin(tanh_eps, s, x, snr=float("nan")),
+        lambda s, x: langevin(tanh_eps, s, x, method=PredictorCorrector("gamma")),
+        lambda s, x: PredictorCorrector(corrections=-1),
+        lambda s, x: PredictorCorrector(corrections=1.5),
+        lambda s, x: PredictorCorrector(snr=0.0),
+        lambda s, x: PredictorCorrector(snr=float("nan")),
+        lambda s, x: spaced(s, 5, "cubic"),
         lambda s, x: spaced(s, 11),
+        lambda s, x: spaced(s, 0),
         lambda s, x: spaced(s, 2.5, "logsnr"),
-        lambda s, x: timesteps(10, 11),
-        lambda s, x: timesteps(10, 0),
     ],
 )
 def test_bad_options_are_refused(call):
@@ -272,10 +281,14 @@ def test_bad_options_are_refused(call):
 
 
 # --- the peer's single steps
-# ------------------------------------------------------------------------------
 
 PEER_SCHEDULES = {"linear": linear(1000), "squaredcos_cap_v2": cosine(1000)}
 EPS32 = float(np.finfo(np.float32).eps)
+
+
+def peer_step(s, t, c, a):
+    """x_{t_prev} of one of the peer's steps, from its x, eps and z."""
+    return reverse_step(lambda xt, t: a["eps"], s, a["x"], t, c, None, lambda t: a["z"])[0]
 
 
 def peer_cases(golden, sampler):
@@ -300,9 +313,9 @@ def test_ddim_steps_agree_with_diffusers(golden):
     cases = list(peer_cases(golden, "ddim"))
     assert len(cases) == 72
     for s, t, eta, a in cases:
-        x0_hat = process.predict_x0(s, a["x"], t, a["eps"])
-        step = ddim_coefficients(s, t, max(int(a["t_prev"]) + 1, 0), eta)
-        error = np.abs(reverse_step(a["x"], x0_hat, a["z"], step) - a["prev"])
+        x0_hat = process.x0_from_eps(s, a["x"], t, a["eps"])
+        c = ddim_coefficients(s, t, max(int(a["t_prev"]) + 1, 0), eta)
+        error = np.abs(peer_step(s, t, c, a) - a["prev"])
         assert np.all(error <= 1e-5 * np.maximum(1, np.abs(x0_hat)))
 
 
@@ -313,18 +326,18 @@ def test_ancestral_steps_agree_with_diffusers(golden):
     cases = list(peer_cases(golden, "ddpm"))
     assert len(cases) == 28
     for s, t, size, a in cases:
-        x0_hat = process.predict_x0(s, a["x"], t, a["eps"])
+        x0_hat = process.x0_from_eps(s, a["x"], t, a["eps"])
         assert np.all(np.abs(x0_hat - a["x0"]) <= 1e-5 * np.maximum(1, np.abs(x0_hat)))
-        step = ancestral_coefficients(
-            s, t, {"fixed_small": "beta_tilde", "fixed_large": "beta"}[size]
-        )
-        error = np.abs(reverse_step(a["x"], x0_hat, a["z"], step) - a["prev"])
+        variance = {"fixed_small": "beta_tilde", "fixed_large": "beta"}[size]
+        c = ancestral_coefficients(s, t, t - 1, variance)
+        error = np.abs(peer_step(s, t, c, a) - a["prev"])
         lost = EPS32 / min(s.beta[t], 1 - s.alpha_bar[t - 1]) if t > 1 else 0.0
-        parts = sum(np.abs(c * x) for c, x in zip(step, (x0_hat, a["x"], a["z"]), strict=True))
+        weighed = zip(c[:3], (x0_hat, a["x"], a["z"]), strict=True)
+        parts = sum(np.abs(weight * x) for weight, x in weighed)
         assert np.all(error <= 1e-5 * np.maximum(1, np.abs(x0_hat)) + lost * parts)
         if t > 1:
             # The three coefficients that the peer used, by least squares: its sigma^2 agrees to
             # 1e-3.
             columns = np.stack([x0_hat.ravel(), a["x"].ravel(), a["z"].ravel()], axis=1)
             sigma = np.linalg.lstsq(columns, a["prev"].ravel(), rcond=None)[0][2]
-            close(sigma**2, step[2] ** 2, rtol=1e-3 if t < 20 else 1e-5)
+            close(sigma**2, c.sigma**2, rtol=1e-3 if t < 20 else 1e-5)

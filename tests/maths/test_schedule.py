@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import strict_cupy
 from support.checks import check_cosine, check_peer_tables, close, schedules
 
 from tinyddpm import process, schedule
@@ -47,6 +48,37 @@ def test_tables_are_float64_and_read_only(s):
         assert table.dtype == np.float64
         with pytest.raises(ValueError, match="read-only"):
             table[0] = 0.5
+
+
+TABLES = ("beta", "alpha", "alpha_bar", "snr")
+
+
+@given(schedules(), st.sampled_from([(), ("alpha_bar",), TABLES]))
+def test_a_schedule_on_a_device_keeps_its_values_and_its_type(s, read):
+    class Own(Schedule):
+        pass
+
+    xp = strict_cupy.strict()
+    for kind in (Schedule, Own):
+        here = kind(s.beta)
+        for name in read:  # tables that were worked out before the move
+            getattr(here, name)
+        there = here.on(xp.asarray)
+        assert type(there) is kind and there.T == s.T
+        for name in TABLES:
+            table = getattr(there, name)
+            assert type(table) is strict_cupy.ndarray and table.dtype == np.float64
+            np.testing.assert_array_equal(table.get(), getattr(s, name))
+            assert type(getattr(here, name)) is np.ndarray  # the schedule itself stays
+
+
+def test_a_schedule_on_a_device_serves_times_there():
+    s, xp = linear(10), strict_cupy.strict()
+    t, x0, eps = np.array([1, 4, 10]), np.ones((3, 2)), np.full((3, 2), 0.5)
+    with strict_cupy.Counted() as counted:
+        found = process.q_sample(s.on(xp.asarray), *map(xp.asarray, (x0, t, eps)))
+    assert counted.all["downloads"] == 0
+    np.testing.assert_array_equal(found.get(), process.q_sample(s, x0, t, eps))
 
 
 def test_a_schedule_does_not_share_its_callers_array():
@@ -143,11 +175,11 @@ def test_tables_agree_with_improved_diffusion():
 @pytest.mark.parametrize("T", [100, 1000])
 def test_posterior_agrees_with_improved_diffusion(golden, kind, T):
     peer, s = golden("improved_diffusion"), schedule.KINDS[kind](T)
-    on_x0, on_xt = process.posterior_weights(s)
-    variance = process.beta_tilde(s)
+    c, variance = process.posterior_tables(s), process.beta_tilde(s)
+    np.testing.assert_array_equal(c.beta_tilde, variance)
     close(variance[1:], peer[f"{kind}/{T}/posterior_variance"], rtol=1e-6)
-    close(on_x0[1:], peer[f"{kind}/{T}/posterior_mean_coef_x0"], rtol=1e-6)
-    close(on_xt[1:], peer[f"{kind}/{T}/posterior_mean_coef_xt"], rtol=1e-6)
+    close(c.c_x0[1:], peer[f"{kind}/{T}/posterior_mean_coef_x0"], rtol=1e-6)
+    close(c.c_xt[1:], peer[f"{kind}/{T}/posterior_mean_coef_xt"], rtol=1e-6)
     # The peer's logarithm replaces the posterior's variance at t = 1, which is 0, by the one at t =
     # 2.
     clipped = np.log(np.concatenate([variance[2:3], variance[2:]]))

@@ -1,5 +1,6 @@
 """The ODE's solvers, inversion, and the table of all samplers."""
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -11,8 +12,9 @@ from support.checks import close
 from tinyddpm import exact, noise, process
 from tinyddpm.editing import inpaint, interpolate
 from tinyddpm.errors import InputError
-from tinyddpm.samplers import SPACINGS, ancestral, ddim, langevin, spaced
-from tinyddpm.schedule import cosine, linear
+from tinyddpm.samplers import Noise, PredictorCorrector, ancestral, ddim, langevin
+from tinyddpm.schedule import cosine, linear, spaced
+from tinyddpm.settings import SPACINGS, Sampling
 from tinyddpm.solvers import (
     SAMPLERS,
     decode,
@@ -43,7 +45,6 @@ def eps_alone(denoise):
 
 
 # --- every sampler, every spacing
-# -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -52,18 +53,14 @@ def eps_alone(denoise):
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_sampler_starts_at_T_ends_at_data_and_asks_as_often_as_it_says(name, spacing, T, steps):
-    s, asked = linear(T), []
+    s, asked, how = linear(T), [], Sampling(name, steps, spacing)
 
     def run(denoise, s, xT, watch):
-        return sample_with(
-            name,
-            lambda xt, t: asked.append(t) or denoise(xt, t),
-            s,
-            xT,
-            steps,
-            spacing,
-            watch=watch,
-        )
+        def counted(xt, t):
+            asked.append(t)
+            return denoise(xt, t)
+
+        return sample_with(counted, s, xT, how, watch=watch)
 
     taken = steps_taken(name, s, steps)
     assert taken == (steps if steps and steps <= T else T)
@@ -81,15 +78,15 @@ def test_the_default_number_of_steps():
     [
         ("ddim", {"eta": 0.7}),
         ("ancestral", {"variance": "beta"}),
-        ("langevin", {"variance": "beta"}),
+        ("langevin", {"method": PredictorCorrector("beta")}),
         ("euler", {}),
         ("heun", {}),
         ("dpmpp_2m", {}),
     ],
 )
 def test_sample_with_hands_each_sampler_its_own(name, options):
-    s, xT = linear(40), noise.normal((3, 2), 1)
-    draws = {"seed": 4, "first_sample": 2} if name in ("ddim", "ancestral", "langevin") else {}
+    s, xT, z = linear(40), noise.normal((3, 2), 1), Noise(4, 2)
+    draws = {"noise": z} if name in ("ddim", "ancestral", "langevin") else {}
     function = {
         "ddim": ddim,
         "ancestral": ancestral,
@@ -98,37 +95,26 @@ def test_sample_with_hands_each_sampler_its_own(name, options):
         "heun": heun,
         "dpmpp_2m": dpmpp_2m,
     }[name]
-    expected = function(
-        mixture(s), s, xT, steps=9, spacing="quadratic", clip=0.8, **draws, **options
-    )
-    found = sample_with(
-        name,
-        mixture(s),
-        s,
-        xT,
-        9,
-        "quadratic",
-        0.8,
-        seed=4,
-        first_sample=2,
-        **{"eta": 0.3, "variance": "beta_tilde", **options},
-    )
+    times = spaced(s, 9, "quadratic")
+    expected = function(mixture(s), s, xT, steps=times, clip=0.8, **draws, **options)
+    how = Sampling(name, 9, "quadratic", eta=0.7, variance="beta", clip=0.8)
+    found = sample_with(mixture(s), s, xT, how, noise=z)
     np.testing.assert_array_equal(found, expected)
     if options:
-        assert np.any(
-            found
-            != sample_with(name, mixture(s), s, xT, 9, "quadratic", 0.8, seed=4, first_sample=2)
-        )
+        plain = Sampling(name, 9, "quadratic", clip=0.8)
+        assert np.any(found != sample_with(mixture(s), s, xT, plain, noise=z))
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        lambda s, x: sample_with("euler-maruyama", mixture(s), s, x),
+        lambda s, x: sample_with(mixture(s), s, x, Sampling("euler-maruyama")),
         lambda s, x: steps_taken("", s),
         lambda s, x: evaluations("DDIM", 5),
-        lambda s, x: sample_with("heun", mixture(s), s, x, spacing="cubic"),
-        lambda s, x: sample_with("heun", mixture(s), s, x, steps=0),
+        lambda s, x: sample_with(mixture(s), s, x, Sampling("heun", spacing="cubic")),
+        lambda s, x: sample_with(mixture(s), s, x, Sampling("heun", steps=0)),
+        lambda s, x: sample_with(mixture(s), s, x, Sampling("ddim", eta=1.5)),
+        lambda s, x: Sampling("ancestral", variance="gamma"),
         lambda s, x: encode(mixture(s), s, x, steps=0),
     ],
 )
@@ -139,7 +125,6 @@ def test_bad_options_are_refused(call):
 
 
 # --- the ODE
-# ----------------------------------------------------------------------------------------------
 
 
 def test_eulers_step_is_the_odes():
@@ -149,12 +134,12 @@ def test_eulers_step_is_the_odes():
     for t, t_prev in ((100, 99), (60, 20), (1, 0), (100, 0)):
         eps_hat = np.array([[0.9, 0.1]])
         h = -np.log(1 - s.beta[t_prev + 1 : t + 1]).sum()
-        c_x0, c_xt, sigma = euler_coefficients(s, t, t_prev)
+        c = euler_coefficients(s, t, t_prev)
         close(
-            c_x0 * process.predict_x0(s, xt, t, eps_hat) + c_xt * xt,
+            c.c_x0 * process.x0_from_eps(s, xt, t, eps_hat) + c.c_xt * xt,
             xt + h / 2 * (xt - eps_hat / np.sqrt(1 - s.alpha_bar[t])),
         )
-        assert sigma == 0
+        assert c.sigma == 0
 
 
 @pytest.mark.parametrize("sampler", [euler, heun])
@@ -172,14 +157,8 @@ def test_dpmpp_2m_starts_from_pure_noise_as_ddim_does():
     data, xT, paths = exact.Gaussian(MEAN, COVARIANCE, s), np.array([[0.3, -2.0]]), []
     for sampler in (ddim, dpmpp_2m):
         path = []
-        sampler(
-            data,
-            s,
-            xT,
-            steps=6,
-            spacing="uniform",
-            watch=lambda t, xt, x0_hat, path=path: path.append(xt),
-        )
+        keep = partial(lambda path, t, xt, x0_hat: path.append(xt), path)
+        sampler(data, s, xT, steps=spaced(s, 6), watch=keep)
         paths.append(path)
     for ours, theirs in zip(paths[1][:2], paths[0][:2], strict=True):
         close(ours, theirs)
@@ -228,15 +207,12 @@ def test_on_a_mixture_the_solvers_agree_in_the_limit_and_2m_beats_ddim():
     assert all(0.45 < finer / coarser < 0.6 for coarser, finer in pairwise(errors))
     for spacing in ("logsnr", "quadratic"):
         for steps, ratio in ((10, 0.75), (20, 0.5)):
-            ours, theirs = (
-                transport(f(data, s, xT, steps=steps, spacing=spacing), fine)
-                for f in (dpmpp_2m, ddim)
-            )
+            times = spaced(s, steps, spacing)
+            ours, theirs = (transport(f(data, s, xT, steps=times), fine) for f in (dpmpp_2m, ddim))
             assert ours < ratio * theirs
 
 
 # --- inversion
-# --------------------------------------------------------------------------------------------
 
 
 def encoded_by_hand(s, eps, x0, steps):
@@ -253,7 +229,8 @@ def encoded_by_hand(s, eps, x0, steps):
 def test_encode_is_song21as_equation_14(steps):
     s, x0 = linear(60), noise.normal((5, 2), 3).astype(np.float64)
     for denoise in (mixture(s), eps_alone(mixture(s))):
-        close(encode(denoise, s, x0, steps), encoded_by_hand(s, mixture(s), x0, steps), atol=1e-9)
+        expected = encoded_by_hand(s, mixture(s), x0, steps)
+        close(encode(denoise, s, x0, steps=steps), expected, atol=1e-9)
 
 
 def columns(f, s):
@@ -272,7 +249,7 @@ def test_encoding_gaussian_data_gives_the_prior_and_decoding_gives_it_back():
     data = exact.Gaussian(MEAN, COVARIANCE, s)
     prior, back, steps = [], [], (32, 64, 128, 256)
     for n in steps:
-        mean, covariance = columns(lambda x0, n=n: encode(data, s, x0, n), s)
+        mean, covariance = columns(lambda x0, n=n: encode(data, s, x0, steps=n), s)
         prior.append(
             max(
                 np.abs(mean - data.marginal(s.T)[0]).max(),
@@ -280,50 +257,45 @@ def test_encoding_gaussian_data_gives_the_prior_and_decoding_gives_it_back():
             )
         )
         x0 = np.array([[0.5, 1.0], [-1.0, 0.2]])
-        back.append(np.abs(decode(data, s, encode(data, s, x0, n), n) - x0).max())
+        xT = encode(data, s, x0, steps=n)
+        back.append(np.abs(decode(data, s, xT, steps=n) - x0).max())
     for error in (prior, back):
         slope = -np.polyfit(np.log(steps), np.log(error), 1)[0]
         assert abs(slope - 1) < 0.15, f"order {slope:.2f}"
-    mean, covariance = columns(lambda x0: encode(data, s, x0, 4096), s)
+    mean, covariance = columns(lambda x0: encode(data, s, x0, steps=4096), s)
     close(covariance, np.eye(2), rtol=0, atol=3 * prior[0] * 32 / 4096 + s.alpha_bar[s.T])
     close(mean, np.zeros(2), rtol=0, atol=3 * prior[0] * 32 / 4096 + np.sqrt(s.alpha_bar[s.T]))
 
 
 def test_decode_is_ddim_without_noise():
     s, xT = linear(40), noise.normal((3, 2), 1)
-    np.testing.assert_array_equal(
-        decode(mixture(s), s, xT, 9, 0.5, "logsnr"),
-        ddim(mixture(s), s, xT, 9, clip=0.5, spacing="logsnr"),
-    )
+    how = {"steps": spaced(s, 9, "logsnr"), "clip": 0.5}
+    np.testing.assert_array_equal(decode(mixture(s), s, xT, **how), ddim(mixture(s), s, xT, **how))
 
 
 def test_encode_reaches_pure_noise():
     s, x0 = cosine(200).zero_terminal_snr(), np.array([[0.5, -0.3], [1.0, 1.0]])
     data = exact.Gaussian(MEAN, COVARIANCE, s)
-    xT = encode(data, s, x0, 200)
+    xT = encode(data, s, x0, steps=200)
     assert np.all(np.isfinite(xT))
-    assert np.abs(decode(data, s, xT, 200) - x0).max() < 0.1
+    assert np.abs(decode(data, s, xT, steps=200) - x0).max() < 0.1
 
 
 def test_a_fused_denoiser_takes_eulers_step():
     calls, xT = [], np.ones((2, 2))
 
     class Fused:
-        def reverse(self, xt, t, coefficients, clip, seed, first_sample):
-            calls.append((t, coefficients, clip))
+        def reverse(self, xt, t, c, clip, noise):
+            calls.append((t, c, clip))
             return xt
 
     s = linear(20)
     euler(Fused(), s, xT, steps=4, clip=2.0)
-    times = spaced(s, 4)
-    assert calls == [
-        (t, euler_coefficients(s, t, t_prev), 2.0)
-        for t, t_prev in zip(times, [*times[1:], 0], strict=True)
-    ]
+    steps = pairwise([*spaced(s, 4), 0])
+    assert calls == [(t, euler_coefficients(s, t, t_prev), 2.0) for t, t_prev in steps]
 
 
 # --- on a device
-# ------------------------------------------------------------------------------------------
 
 
 class OnDevice:
@@ -348,13 +320,13 @@ class OnDevice:
     "run",
     [
         *(
-            lambda d, s, x, name=name: sample_with(name, d, s, x, 7, "logsnr", clip=1.0, eta=0.5)
+            lambda d, s, x, name=name: sample_with(d, s, x, Sampling(name, 7, "logsnr", eta=0.5))
             for name in SAMPLERS
         ),
-        lambda d, s, x: sample_with("ancestral", d, s, x, variance="learned"),
-        lambda d, s, x: sample_with("langevin", d, s, x, variance="learned"),
-        lambda d, s, x: encode(d, s, x, 7),
-        lambda d, s, x: interpolate(d, s, x[0], x[1], 3, 7),
+        lambda d, s, x: ancestral(d, s, x, variance="learned"),
+        lambda d, s, x: langevin(d, s, x, method=PredictorCorrector("learned")),
+        lambda d, s, x: encode(d, s, x, steps=7),
+        lambda d, s, x: interpolate(d, s, x[0], x[1], 3, steps=7),
         lambda d, s, x: inpaint(d, s, x, x > 0, repeats=2),
     ],
 )

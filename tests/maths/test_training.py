@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,28 +15,40 @@ from tinyddpm import likelihood, noise, process, schedule
 from tinyddpm.nn import params
 from tinyddpm.nn.mlp import MLP
 from tinyddpm.nn.unet import UNet
-from tinyddpm.training import draw_times, dropout_masks, loss_and_grad
+from tinyddpm.training import Batch, Objective, draw_times, dropout_masks, loss_and_grad
 
 S = schedule.linear(1000)
 NET = UNet(base=4, groups=2, blocks=1, mults=(1, 2), attention=(False, True))
 T = np.array([1, 250, 600, 999, 1000])
 
 
-def batch(dtype=np.float64, shape=(4, 4, 1)):
+def data(dtype=np.float64, shape=(4, 4, 1)):
+    """x0 and eps."""
     rng = np.random.Generator(np.random.PCG64(3))
     return [rng.standard_normal((len(T), *shape)).astype(dtype) for _ in range(2)]
 
 
-def loss_of(theta, grad=None, part=slice(None), net=NET, data=None, t=T, s=S, **options):
-    x0, eps = data or batch(theta.dtype)
+def whole(dtype=np.float64, shape=(4, 4, 1), **fields):
+    """The batch of every test here, with other fields on top."""
+    x0, eps = data(dtype, shape)
+    return Batch(**{"x0": x0, "t": T, "eps": eps, **fields})
+
+
+def part_of(batch, part, **fields):
+    """The part of a batch that one worker takes."""
+    return replace(batch, x0=batch.x0[part], t=batch.t[part], eps=batch.eps[part], **fields)
+
+
+def loss_of(theta, objective, grad=None, net=NET, s=S, batch=None):
+    """The loss of a batch, by default `whole`; its gradient is added to grad."""
     grad = np.zeros_like(theta) if grad is None else grad
     p, g = (params.views(net.spec(), flat) for flat in (theta, grad))
-    return loss_and_grad(OPS, net, s, p, g, x0[part], t[part], eps[part], **options)
+    return loss_and_grad(OPS, net, p, g, s, batch or whole(theta.dtype), objective)
 
 
 def by_hand(theta, target, gamma):
     """The weighted mean squared error from beta alone, sample by sample."""
-    x0, eps = batch()
+    x0, eps = data()
     alpha_bar = np.cumprod(1 - S.beta)
     total = 0.0
     for i, t in enumerate(T):
@@ -57,7 +70,7 @@ every_gamma = pytest.mark.parametrize("gamma", [0.0, 5.0, 0.01])
 def test_loss_is_its_definition(target, gamma):
     theta = random_theta(NET)
     # 1 - alpha_bar_1 = 1e-4 is a difference of numbers near 1: 1e-12 of it is rounding
-    near(loss_of(theta, target=target, min_snr=gamma), by_hand(theta, target, gamma), rtol=1e-10)
+    near(loss_of(theta, Objective(target, gamma)), by_hand(theta, target, gamma), rtol=1e-10)
 
 
 @every_target
@@ -66,21 +79,15 @@ def test_loss_is_its_definition(target, gamma):
 def test_gradient_of_the_whole_loss(target, gamma, rate):
     theta = random_theta(NET)
 
-    def f(theta, grad=None, scale=1.0):
-        return loss_of(
-            theta,
-            grad,
-            target=target,
-            min_snr=gamma,
-            drop=dropout_masks(rate, 1, 2, 0),
-            scale=scale,
-        )
+    def f(theta, grad=None, share=1.0):
+        batch = whole(drop=dropout_masks(rate, 1, 2, 0), share=share)
+        return loss_of(theta, Objective(target, gamma), grad, batch=batch)
 
     grad = np.zeros_like(theta)
     loss = f(theta, grad)
     check_gradient(f, theta, grad)
     added = grad.copy()
-    assert f(theta, added, scale=0.5) == loss, "the loss is to be unscaled"
+    assert f(theta, added, share=0.5) == loss, "the loss is to be unscaled"
     near(added, 1.5 * grad)
 
 
@@ -95,66 +102,54 @@ def test_hybrid_loss_and_its_gradient_with_the_mean_held_fixed(target, half_widt
     not 1e-7.
     """
     net, t = UNet(base=4, groups=2, blocks=1, out=2), np.array(times)
-    x0, eps = batch()
+    x0, eps = data()
     # on the levels of both widths, or nearly: the decoder's own data
     x0 = np.rint(8 * np.tanh(x0)) / 8
     theta, xt = random_theta(net), process.q_sample(S, x0, t, eps)
-    x0_hat = process.TO_X0[target](S, xt, t, run_net(net, theta, xt, t, [])[..., :1])
+    prediction = run_net(net, theta, xt, t, [])[..., :1]
+    x0_hat = process.x0_from_prediction(S, xt, t, prediction, target)
+    aim = process.target_from(S, x0, t, eps, target)
 
     def f(theta):
         y = run_net(net, theta, xt, t, [])
-        bits, _ = likelihood.vb_loss_and_slope(S, x0, t, x0_hat, (y[..., 1:] + 1) / 2, half_width)
-        return (
-            (y[..., :1] - process.TARGETS[target](S, x0, t, eps)) ** 2
-        ).mean() + 0.001 * S.T * bits.mean()
+        mix = (y[..., 1:] + 1) / 2
+        bits, _ = likelihood.vb_loss_and_slope(
+            S, x0, t, x0_hat, mix, likelihood.bound_tables(S, half_width)
+        )
+        return ((y[..., :1] - aim) ** 2).mean() + 0.001 * S.T * bits.mean()
 
+    tables = likelihood.bound_tables(S, half_width)
+    objective, batch = Objective(target, vlb=0.001, tables=tables), Batch(x0, t, eps)
     grad = np.zeros_like(theta)
-    options = {
-        "net": net,
-        "data": (x0, eps),
-        "t": t,
-        "target": target,
-        "vlb": 0.001,
-        "half_width": half_width,
-    }
-    near(loss_of(theta, grad, **options), f(theta))
+    near(loss_of(theta, objective, grad, net, batch=batch), f(theta))
     check_gradient(f, theta, grad, rtol=1e-6)
     added = grad.copy()
-    loss_of(theta, added, scale=0.5, **options)
+    loss_of(theta, objective, added, net, batch=replace(batch, share=0.5))
     near(added, 1.5 * grad)
 
 
 def test_gradient_of_the_mlps_loss():
     net = MLP(hidden=8)
-    theta, data = random_theta(net), batch(shape=(2,))
+    theta, batch, objective = random_theta(net), whole(shape=(2,)), Objective("v", 5.0)
     grad = np.zeros_like(theta)
-    loss_of(theta, grad, net=net, data=data, target="v", min_snr=5.0)
-    check_gradient(
-        lambda theta: loss_of(theta, net=net, data=data, target="v", min_snr=5.0), theta, grad
-    )
+    loss_of(theta, objective, grad, net, batch=batch)
+    check_gradient(lambda theta: loss_of(theta, objective, net=net, batch=batch), theta, grad)
 
 
 @every_target
 @pytest.mark.parametrize("cuts", [[0, 5], [0, 2, 5], [0, 1, 2, 3, 4, 5]])
 def test_shards_add_up_to_the_whole(target, cuts):
     """Each shard has its own share of the scale and its own stretch of the dropout masks."""
-    theta = random_theta(NET)
-    whole, parts = np.zeros_like(theta), np.zeros_like(theta)
-    loss = loss_of(theta, whole, target=target, min_snr=5.0, drop=dropout_masks(0.3, 1, 2, 0))
+    theta, objective = random_theta(NET), Objective(target, 5.0)
+    grad, added = np.zeros_like(theta), np.zeros_like(theta)
+    loss = loss_of(theta, objective, grad, batch=whole(drop=dropout_masks(0.3, 1, 2, 0)))
     total = 0.0
     for first, last in itertools.pairwise(cuts):
-        share = (last - first) / len(T)
-        total += share * loss_of(
-            theta,
-            parts,
-            slice(first, last),
-            target=target,
-            min_snr=5.0,
-            drop=dropout_masks(0.3, 1, 2, first),
-            scale=share,
-        )
+        share, drop = (last - first) / len(T), dropout_masks(0.3, 1, 2, first)
+        batch = part_of(whole(), slice(first, last), drop=drop, share=share)
+        total += share * loss_of(theta, objective, added, batch=batch)
     near(total, loss)
-    near(parts, whole)
+    near(added, grad)
 
 
 @every_target
@@ -165,11 +160,8 @@ def test_float32_stays_float32(target, gamma):
     """
     theta = random_theta(NET)
     grad, small = np.zeros_like(theta), np.zeros(theta.size, np.float32)
-    loss = loss_of(theta, grad, target=target, min_snr=gamma)
-    x0, eps = batch(np.float32)
-    small_loss = loss_of(
-        theta.astype(np.float32), small, data=(x0, eps), target=target, min_snr=gamma
-    )
+    loss = loss_of(theta, Objective(target, gamma), grad)
+    small_loss = loss_of(theta.astype(np.float32), Objective(target, gamma), small)
     assert small_loss.dtype == np.float32
     near(small_loss, loss, rtol=1e-4)
     near(small, grad, rtol=1e-3)
@@ -179,7 +171,7 @@ def test_float32_stays_float32(target, gamma):
 def test_zero_terminal_snr_gives_finite_losses(target):
     theta = random_theta(NET)
     grad = np.zeros_like(theta)
-    loss = loss_of(theta, grad, s=S.zero_terminal_snr(), target=target, min_snr=5.0)
+    loss = loss_of(theta, Objective(target, 5.0), grad, s=S.zero_terminal_snr())
     assert math.isfinite(loss) and np.isfinite(grad).all()
 
 

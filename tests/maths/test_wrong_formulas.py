@@ -14,22 +14,25 @@ from support import chains, checks
 
 from tinyddpm import noise, process, samplers
 from tinyddpm.nn import optim
-from tinyddpm.samplers import ancestral_coefficients, ddim_coefficients, timesteps
-from tinyddpm.schedule import KINDS, Schedule, cosine, from_alpha_bar, linear
+from tinyddpm.samplers import Coefficients, ancestral_coefficients, ddim_coefficients
+from tinyddpm.schedule import KINDS, Schedule, cosine, from_alpha_bar, linear, spaced
 from tinyddpm.training import draw_times as draw_training_times
 
 SHORT, LONG = linear(40), linear(1000)
 
 
-def sampler_with(sampler, name=None, wrong=None, **options):
-    """The package's sampler with some options set and, where named, one function that it calls
-    replaced.
+def sampler_with(sampler, name, wrong=None, **options):
+    """The package's sampler with some options set and one function that it calls replaced.
+
+    Without a wrong one, the right one takes its place. Either must have been called.
     """
 
     def run(*arguments, **more):
-        right = getattr(samplers, name or "timesteps")
-        with mock.patch.object(samplers, name or "timesteps", wrong or right):
-            return sampler(*arguments, **options, **more)
+        function = mock.Mock(side_effect=wrong or getattr(samplers, name))
+        with mock.patch.object(samplers, name, function):
+            x0 = sampler(*arguments, **options, **more)
+        function.assert_called()
+        return x0
 
     return run
 
@@ -50,14 +53,11 @@ def product_in_reverse_mean(s, xt, t, eps_hat):
     return (xt - s.beta[t] / np.sqrt(1 - s.alpha_bar[t]) * eps_hat) / np.sqrt(s.alpha_bar[t])
 
 
-def product_in_ancestral(s, t, variance="beta_tilde", t_prev=None):
+def product_in_ancestral(s, t, t_prev, variance="beta_tilde"):
     """The same mean, on x0_hat and x_t, as the sampler takes it."""
     slope = s.beta[t] / (1 - s.alpha_bar[t])
-    return (
-        slope,
-        (1 - slope) / np.sqrt(s.alpha_bar[t]),
-        ancestral_coefficients(s, t, variance, t_prev)[2],
-    )
+    sigma = ancestral_coefficients(s, t, t_prev, variance).sigma
+    return Coefficients(slope, (1 - slope) / np.sqrt(s.alpha_bar[t]), sigma)
 
 
 # --- 2: DDIM's direction with a minus sign, or with sigma in its place
@@ -68,9 +68,9 @@ def ddim_with(direction):
 
     def coefficients(s, t, t_prev, eta=0.0):
         ab_t, ab_s = s.alpha_bar[t], s.alpha_bar[t_prev]
-        sigma = ddim_coefficients(s, t, t_prev, eta)[2]
+        sigma = ddim_coefficients(s, t, t_prev, eta).sigma
         c_xt = direction(ab_s, sigma) / np.sqrt(1 - ab_t)
-        return np.sqrt(ab_s) - c_xt * np.sqrt(ab_t), c_xt, sigma
+        return Coefficients(np.sqrt(ab_s) - c_xt * np.sqrt(ab_t), c_xt, sigma)
 
     return coefficients
 
@@ -84,12 +84,12 @@ all_of_it_in_ddim = ddim_with(lambda ab_s, sigma: np.sqrt(1 - ab_s))
 # --- 3: strided steps from the low end; a loop that stops before t = 1
 
 
-def from_the_low_end(T, steps):
-    return list(range(1, T + 1, T // steps))[::-1]
+def from_the_low_end(s, steps):
+    return list(range(1, s.T + 1, s.T // steps))[::-1]
 
 
-def stops_early(T, steps):
-    return timesteps(T, steps)[:-1]
+def stops_early(s, steps):
+    return spaced(s, steps)[:-1]
 
 
 # --- 4: training on t in 1..T-1, or on 0..T-1, or on the same t at every step
@@ -106,13 +106,14 @@ def draw_below_T(T, step, batch):
 # --- 5: z added at t = 1
 
 
-def noise_at_one(s, t, variance="beta_tilde", t_prev=None):
-    c_x0, c_xt, sigma = ancestral_coefficients(s, t, variance, t_prev)
-    return c_x0, c_xt, sigma if t > 1 else np.sqrt(s.beta[1])
+def noise_at_one(s, t, t_prev, variance="beta_tilde"):
+    c = ancestral_coefficients(s, t, t_prev, variance)
+    return c if t > 1 else c._replace(sigma=np.sqrt(s.beta[1]))
 
 
 def noise_at_one_in_ddim(s, t, t_prev, eta=0.0):
-    return ddim_coefficients(s, t, t_prev, eta)[:2] + (eta * np.sqrt(s.beta[t]),)
+    c = ddim_coefficients(s, t, t_prev, eta)
+    return c._replace(sigma=eta * np.sqrt(s.beta[t]))
 
 
 # --- 6: cosine without the 0.999 clip, or clipped at 0.01 from below or above
@@ -181,8 +182,8 @@ def deviation_in_posterior(s, x0, xt, t):
 
 def variance_in(coefficients):
     def wrong(*arguments, **options):
-        c_x0, c_xt, sigma = coefficients(*arguments, **options)
-        return c_x0, c_xt, sigma**2
+        c = coefficients(*arguments, **options)
+        return c._replace(sigma=c.sigma**2)
 
     return wrong
 
@@ -210,14 +211,26 @@ def peer_tables(kind):
     checks.check_peer_tables(lambda name, T: kind(KINDS[name](T).beta))
 
 
+def ancestral_step(coefficients):
+    checks.check_ancestral_coefficients(
+        SHORT, lambda s, t, variance: coefficients(s, t, t - 1, variance)[:3]
+    )
+
+
+def ddim_step(coefficients):
+    checks.check_ddim_coefficients(SHORT, lambda *arguments: coefficients(*arguments)[:3])
+
+
+def times_of_50(function):
+    checks.check_timesteps(lambda T, steps: function(linear(T), steps), 1000, 50)
+
+
 def on(check, s, *arguments):
     return lambda implementation: check(s, implementation, *arguments)
 
 
 reverse_mean = on(checks.check_reverse_mean, SHORT, 0.7, -1.1)
 posterior = on(checks.check_posterior, SHORT)
-ancestral_step = on(checks.check_ancestral_coefficients, SHORT)
-ddim_step = on(checks.check_ddim_coefficients, SHORT)
 unit_gaussian, point_mass = on(chains.check_unit_gaussian, LONG), on(chains.check_point_mass, SHORT)
 visits, quiet_at_one = on(checks.check_visits, LONG), on(checks.check_no_noise_at_one, SHORT)
 
@@ -228,7 +241,8 @@ jumps = samplers.ddim, {"steps": 50, "eta": 1.0}
 def sampling(check, sampler, name, wrong):
     """A check of a whole sampler, and that sampler without and with the wrong function inside."""
     function, options = sampler
-    return check, sampler_with(function, **options), sampler_with(function, name, wrong, **options)
+    right = sampler_with(function, name, **options)
+    return check, right, sampler_with(function, name, wrong, **options)
 
 
 CASES = [
@@ -243,16 +257,11 @@ CASES = [
     ("2: minus", ddim_step, right_ddim, minus_in_ddim),
     ("2: sigma", ddim_step, ddim_coefficients, sigma_in_ddim),
     ("2: sigma^2 not taken off", ddim_step, ddim_coefficients, all_of_it_in_ddim),
-    (
-        "3: times from the low end",
-        lambda f: checks.check_timesteps(f, 1000, 50),
-        timesteps,
-        from_the_low_end,
-    ),
-    ("3: times stop early", lambda f: checks.check_timesteps(f, 1000, 50), timesteps, stops_early),
-    ("3: DDIM from the low end", *sampling(visits, jumps, "timesteps", from_the_low_end)),
-    ("3: DDIM stops early", *sampling(visits, jumps, "timesteps", stops_early)),
-    ("3: ancestral stops early", *sampling(point_mass, small, "timesteps", stops_early)),
+    ("3: times from the low end", times_of_50, spaced, from_the_low_end),
+    ("3: times stop early", times_of_50, spaced, stops_early),
+    ("3: DDIM from the low end", *sampling(visits, jumps, "spaced", from_the_low_end)),
+    ("3: DDIM stops early", *sampling(visits, jumps, "spaced", stops_early)),
+    ("3: ancestral stops early", *sampling(point_mass, small, "spaced", stops_early)),
     ("4: never T", checks.check_draw_times, draw_times, draw_below_T),
     ("4: from 0", checks.check_draw_times, draw_times, lambda *a: draw_times(*a) - 1),
     (
@@ -293,7 +302,7 @@ CASES = [
         "7: one early, ancestral",
         ancestral_step,
         ancestral_coefficients,
-        lambda s, t, variance: ancestral_coefficients(OneEarly(s.beta), t, variance),
+        lambda s, *options: ancestral_coefficients(OneEarly(s.beta), *options),
     ),
     (
         "7: one early, DDIM",

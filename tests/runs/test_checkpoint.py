@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import tinyddpm as td
-from tinyddpm.runs import checkpoint, log as runlog
 from tinyddpm.errors import InputError, TinyDDPMError
+from tinyddpm.runs import checkpoint, log
 
 ARRAYS = {"theta": np.arange(5, dtype=np.float32), "beta": np.linspace(0, 1, 3)}
 
@@ -36,6 +36,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, 
 
     def refuse(*_):
         raise OSError(28, "No space left on device")
+
     if where == "write":
         real = open
 
@@ -43,6 +44,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, 
             handle = real(file, mode, buffering=0)
             monkeypatch.setattr(checkpoint.os, "fsync", refuse)
             return handle
+
         monkeypatch.setattr("builtins.open", opened)
     else:
         monkeypatch.setattr(checkpoint.os, where, refuse)
@@ -58,7 +60,9 @@ def test_it_is_flushed_before_it_is_renamed(tmp_path, monkeypatch):
     calls = []
     for name in ("fsync", "replace"):
         real = getattr(os, name)
-        monkeypatch.setattr(checkpoint.os, name, lambda *a, r=real, n=name: (calls.append(n), r(*a))[1])
+        monkeypatch.setattr(
+            checkpoint.os, name, lambda *a, r=real, n=name: (calls.append(n), r(*a))[1]
+        )
     checkpoint.save(tmp_path / "c.npz", ARRAYS, {})
     assert calls == ["fsync", "replace", "fsync"]
 
@@ -67,8 +71,13 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     good = tmp_path / "good.npz"
     checkpoint.save(good, ARRAYS, {"step": 1})
     whole = good.read_bytes()
-    bad = {"empty": b"", "text": b"hello", "cut": whole[:-40], "half": whole[:len(whole) // 2],
-           "pickle": pickle.dumps({"theta": 1})}
+    bad = {
+        "empty": b"",
+        "text": b"hello",
+        "cut": whole[:-40],
+        "half": whole[: len(whole) // 2],
+        "pickle": pickle.dumps({"theta": 1}),
+    }
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match="not a readable checkpoint"):
@@ -116,6 +125,7 @@ def damage(path):
 def test_a_run_keeps_as_many_as_it_is_told_to(tmp_path, monkeypatch, links):
     def no_links(*_):
         raise OSError(errno.EPERM, "Operation not permitted")
+
     if not links:
         monkeypatch.setattr(checkpoint.os, "link", no_links)
     save(tmp_path, 2, 4, 6, 6, 8, keep=3)
@@ -131,7 +141,10 @@ def test_the_newest_whole_checkpoint_is_found_and_the_user_is_told(tmp_path):
     save(tmp_path, 2, 4, 6, 8, keep=4)
     damage(tmp_path / checkpoint.NAME)
     damage(tmp_path / "checkpoint-6.npz")
-    with pytest.warns(checkpoint.DamageWarning, match=r"checkpoint.npz is not a .*; checkpoint-4.npz, of step 4, is"):
+    with pytest.warns(
+        checkpoint.DamageWarning,
+        match=r"checkpoint.npz is not a .*; checkpoint-4.npz, of step 4, is",
+    ):
         arrays, meta = checkpoint.load(tmp_path)
     assert meta["step"] == 4 and (arrays["theta"] == 4).all()
     (tmp_path / checkpoint.NAME).unlink()
@@ -188,7 +201,9 @@ def die_at(monkeypatch, count):
             if left[0] <= 0:
                 raise Dead
             return real(*args, **named)
+
         return call
+
     for name in ("fsync", "link", "replace", "unlink"):
         monkeypatch.setattr(os, name, mortal(getattr(os, name)))
     return left
@@ -205,7 +220,9 @@ def test_wherever_a_save_dies_a_whole_checkpoint_is_found(tmp_path, monkeypatch,
         save(folder, 2, 4)
         with monkeypatch.context() as patch:
             if not links:
-                patch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
+                patch.setattr(
+                    os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links"))
+                )
             left = die_at(patch, count)
             with contextlib.suppress(Dead):
                 save(folder, 6)
@@ -224,7 +241,13 @@ def test_wherever_a_save_dies_a_whole_checkpoint_is_found(tmp_path, monkeypatch,
 
 
 def test_leftovers_are_cleared_and_other_files_are_not(tmp_path):
-    for name in (".checkpoint.npz.12.tmp", ".log.jsonl.3456.tmp", ".samples.png.7.tmp", ".mine.tmp", "a.1.tmp"):
+    for name in (
+        ".checkpoint.npz.12.tmp",
+        ".log.jsonl.3456.tmp",
+        ".samples.png.7.tmp",
+        ".mine.tmp",
+        "a.1.tmp",
+    ):
         (tmp_path / name).touch()
     checkpoint.clear(tmp_path)
     assert names(tmp_path) == [".mine.tmp", "a.1.tmp"]
@@ -234,7 +257,9 @@ def test_differences_are_named():
     saved = {"base": 8, "mults": [1, 2], "lr": 0.1}
     assert checkpoint.differences(saved, {"base": 8, "mults": (1, 2)}) == []
     assert checkpoint.differences(saved, {"mults": (1, 4), "lr": 0.1, "pad": "right"}) == [
-        "mults: [1, 2] saved, [1, 4] given", "pad: None saved, 'right' given"]
+        "mults: [1, 2] saved, [1, 4] given",
+        "pad: None saved, 'right' given",
+    ]
 
 
 def line(step, loss=0.5):
@@ -243,50 +268,72 @@ def line(step, loss=0.5):
 
 
 def test_the_log_drops_what_came_after_the_checkpoint(tmp_path):
-    (tmp_path / runlog.NAME).write_text(line(1) + line(2) + line(3) + '{"st\nnull\n[1]\n{"step": "a"}\n{"step": 2')
-    log = runlog.RunLog(tmp_path, 2)
-    log.append({"step": 3, "loss": 0.1})
-    log.close()
-    assert (tmp_path / runlog.NAME).read_text() == line(1) + line(2) + line(3, 0.1)
-    assert runlog.read(tmp_path)[-1] == {"step": 3, "loss": 0.1}
+    (tmp_path / log.NAME).write_text(
+        line(1) + line(2) + line(3) + '{"st\nnull\n[1]\n{"step": "a"}\n{"step": 2'
+    )
+    opened = log.RunLog(tmp_path, 2)
+    opened.append({"step": 3, "loss": 0.1})
+    opened.close()
+    assert (tmp_path / log.NAME).read_text() == line(1) + line(2) + line(3, 0.1)
+    assert log.read(tmp_path)[-1] == {"step": 3, "loss": 0.1}
     with pytest.raises(InputError, match="no log"):
-        runlog.read(tmp_path / "nowhere")
+        log.read(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("odd", [
-    b"[" * 2000 + b"\n", b"[" * 10**5 + b"\n", b"x" * 4 * runlog.LINE + line(2).encode(), b"1" * 4000 + b"\n",
-    b'{"step": 2, "loss": NaN}\n', b'{"step": 2, "loss": 1e999}\n', b'{"step": true, "loss": 0.5}\n',
-    b'{"step": -2, "loss": 0.5}\n', b'{"step": 0, "loss": 0.5}\n', b'{"step": 1, "loss": 0.5}\n', b'{"step": 2}\n',
-    b'{"step": 2.0, "loss": 0.5}\n', b'{"step": 2, "loss": "0.5"}\n', b'{"step": 2, "loss": 0.5, "a": "\xc3\x28"}\n',
-    b'{"step": 9' + b"9" * 40 + b', "loss": 0.5}\n', '{"step": 2, "loss": 0.5}\n'.encode("utf-16"), b"\n", b"\0\n",
-    b'{"a":' * 700 + b"\n", b'\xef\xbb\xbf{"step": 2, "loss": 0.5}\n',
-    b'{"step": 2, "loss": 0.5' + b" " * runlog.LINE + b"}\n"])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"[" * 2000 + b"\n",
+        b"[" * 10**5 + b"\n",
+        b"x" * 4 * log.LINE + line(2).encode(),
+        b"1" * 4000 + b"\n",
+        b'{"step": 2, "loss": NaN}\n',
+        b'{"step": 2, "loss": 1e999}\n',
+        b'{"step": true, "loss": 0.5}\n',
+        b'{"step": -2, "loss": 0.5}\n',
+        b'{"step": 0, "loss": 0.5}\n',
+        b'{"step": 1, "loss": 0.5}\n',
+        b'{"step": 2}\n',
+        b'{"step": 2.0, "loss": 0.5}\n',
+        b'{"step": 2, "loss": "0.5"}\n',
+        b'{"step": 2, "loss": 0.5, "a": "\xc3\x28"}\n',
+        b'{"step": 9' + b"9" * 40 + b', "loss": 0.5}\n',
+        '{"step": 2, "loss": 0.5}\n'.encode("utf-16"),
+        b"\n",
+        b"\0\n",
+        b'{"a":' * 700 + b"\n",
+        b'\xef\xbb\xbf{"step": 2, "loss": 0.5}\n',
+        b'{"step": 2, "loss": 0.5' + b" " * log.LINE + b"}\n",
+    ],
+)
 def test_a_line_that_is_no_record_is_passed_over(tmp_path, odd):
     """Deep, long, not finite, of the wrong kind, twice: what stands before and after it is still
     read.
     """
-    (tmp_path / runlog.NAME).write_bytes(odd + b"\n" + line(1).encode() + odd + b"\n" + line(3).encode())
-    assert [record["step"] for record in runlog.read(tmp_path)] == [1, 3]
-    runlog.RunLog(tmp_path, 3).close()
-    assert (tmp_path / runlog.NAME).read_text() == line(1) + line(3)
+    (tmp_path / log.NAME).write_bytes(
+        odd + b"\n" + line(1).encode() + odd + b"\n" + line(3).encode()
+    )
+    assert [record["step"] for record in log.read(tmp_path)] == [1, 3]
+    log.RunLog(tmp_path, 3).close()
+    assert (tmp_path / log.NAME).read_text() == line(1) + line(3)
 
 
 def test_a_record_without_its_end_of_line_is_half_a_line(tmp_path):
-    (tmp_path / runlog.NAME).write_text(line(1) + line(2)[:-1])
-    log = runlog.RunLog(tmp_path, 2)
-    log.append({"step": 3, "loss": 0.5})
-    log.close()
-    assert (tmp_path / runlog.NAME).read_text() == line(1) + line(3)
+    (tmp_path / log.NAME).write_text(line(1) + line(2)[:-1])
+    opened = log.RunLog(tmp_path, 2)
+    opened.append({"step": 3, "loss": 0.5})
+    opened.close()
+    assert (tmp_path / log.NAME).read_text() == line(1) + line(3)
 
 
 def test_the_log_is_on_disk_before_the_checkpoint_that_stands_for_it(tmp_path, monkeypatch):
-    calls, log = [], runlog.RunLog(tmp_path, 0)
-    monkeypatch.setattr(runlog.os, "fsync", calls.append)
-    log.sync()
-    assert calls == [log.file.fileno()]
-    log.close()
+    calls, opened = [], log.RunLog(tmp_path, 0)
+    monkeypatch.setattr(log.os, "fsync", calls.append)
+    opened.sync()
+    assert calls == [opened.file.fileno()]
+    opened.close()
     monkeypatch.undo()
-    for owner, name in ((runlog.RunLog, "sync"), (checkpoint, "save_run")):
+    for owner, name in ((log.RunLog, "sync"), (checkpoint, "save_run")):
         real = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *a, r=real, n=name: (calls.append(n), r(*a))[1])
     td.train(np.zeros((3, 2)), 3, out=tmp_path / "r", save_every=2, net=td.MLP(hidden=4, layers=1))
@@ -294,6 +341,6 @@ def test_the_log_is_on_disk_before_the_checkpoint_that_stands_for_it(tmp_path, m
 
 
 def test_a_log_beyond_the_limit_is_refused(tmp_path):
-    (tmp_path / runlog.NAME).write_text(line(1) * 10)
+    (tmp_path / log.NAME).write_text(line(1) * 10)
     with pytest.raises(InputError, match="250 bytes; the limit is 100"):
-        runlog.read(tmp_path, limit=100)
+        log.read(tmp_path, limit=100)

@@ -1,6 +1,4 @@
-"""A checkpoint that was damaged, cut, or made by someone else: noticed, or without effect; nothing
-in between.
-"""
+"""A damaged, cut or foreign checkpoint: noticed, or without effect."""
 
 import io
 import json
@@ -12,8 +10,8 @@ import numpy as np
 import pytest
 
 import tinyddpm as td
-from tinyddpm.runs import checkpoint
 from tinyddpm.errors import InputError
+from tinyddpm.runs import checkpoint
 from tinyddpm.settings import Recipe
 
 ARRAYS = {"theta": np.arange(3, dtype=np.float32), "beta": np.array([0.0, 0.5])}
@@ -30,20 +28,25 @@ def small(tmp_path):
 
 
 def harmless(path):
-    """Whether what is loaded is what was saved, to the bit; InputError where the damage is noticed.
-    """
+    """Whether what is loaded is what was saved, to the bit; InputError for damage that is seen."""
     arrays, meta = checkpoint.load(path)
-    return meta == {"version": checkpoint.VERSION, **META} and set(arrays) == set(ARRAYS) and all(
-        arrays[name].dtype == array.dtype and np.array_equal(arrays[name], array) for name, array in ARRAYS.items())
+    return (
+        meta == {"version": checkpoint.VERSION, **META}
+        and set(arrays) == set(ARRAYS)
+        and all(
+            arrays[name].dtype == array.dtype and np.array_equal(arrays[name], array)
+            for name, array in ARRAYS.items()
+        )
+    )
 
 
-@pytest.mark.filterwarnings("ignore")           # NumPy's and zipfile's, of oddities that they mend
+@pytest.mark.filterwarnings("ignore")  # NumPy's and zipfile's, of oddities that they mend
 def test_every_changed_byte_is_noticed_or_harmless(small):
     """At every place: each bit on its own, all of them, and none of them set."""
     whole, noticed = small.read_bytes(), 0
     for i, byte in enumerate(whole):
         for changed in {byte ^ (1 << k) for k in range(8)} | {byte ^ 255, 0} - {byte}:
-            small.write_bytes(whole[:i] + bytes([changed]) + whole[i + 1:])
+            small.write_bytes(whole[:i] + bytes([changed]) + whole[i + 1 :])
             try:
                 assert harmless(small), (i, changed)
             except InputError:
@@ -68,7 +71,7 @@ def members(path):
 def write(path, content, method=zipfile.ZIP_STORED):
     """Write pairs of names and contents as an archive whose own checksums are right."""
     with zipfile.ZipFile(path, "w", method) as archive, warnings.catch_warnings():
-        warnings.simplefilter("ignore")         # two members of one name
+        warnings.simplefilter("ignore")  # two members of one name
         for name, part in content:
             archive.writestr(name, part)
 
@@ -80,12 +83,21 @@ def npy(array):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("name, content", [
-    ("theta.npy", npy(ARRAYS["theta"] + 1)), ("theta.npy", npy(ARRAYS["theta"].astype(np.float64))),
-    ("theta.npy", npy(ARRAYS["theta"][None])), ("meta.json", json.dumps({"version": 2, **META, "step": 4}).encode()),
-    ("theta.npy", npy(ARRAYS["theta"].view(np.int32))), ("ema.npy", npy(ARRAYS["theta"])),
-    ("sha256", b"0" * 64), ("theta.npy", None), ("sha256", None),
-    ("beta.npy", npy(ARRAYS["beta"].astype(">f8")))])
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("theta.npy", npy(ARRAYS["theta"] + 1)),
+        ("theta.npy", npy(ARRAYS["theta"].astype(np.float64))),
+        ("theta.npy", npy(ARRAYS["theta"][None])),
+        ("meta.json", json.dumps({"version": 2, **META, "step": 4}).encode()),
+        ("theta.npy", npy(ARRAYS["theta"].view(np.int32))),
+        ("ema.npy", npy(ARRAYS["theta"])),
+        ("sha256", b"0" * 64),
+        ("theta.npy", None),
+        ("sha256", None),
+        ("beta.npy", npy(ARRAYS["beta"].astype(">f8"))),
+    ],
+)
 def test_a_change_that_the_zip_does_not_see_is_seen_by_the_digest(small, name, content):
     """A number, a dtype, a shape, a setting, an array more or less."""
     parts = members(small)
@@ -103,8 +115,24 @@ def test_a_renamed_array_is_seen_by_the_digest(small):
         checkpoint.load(small)
 
 
-@pytest.mark.parametrize("name", ["../theta.npy", "/tmp/x.npy", "a\\b.npy", "c:x.npy", "x.txt", "x", ".npy", "é.npy",
-                                  "a\0.npy", "x.npy\0y", "a/../theta.npy", "theta.npy\n", "x" * 90 + ".npy"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../theta.npy",
+        "/tmp/x.npy",
+        "a\\b.npy",
+        "c:x.npy",
+        "x.txt",
+        "x",
+        ".npy",
+        "é.npy",
+        "a\0.npy",
+        "x.npy\0y",
+        "a/../theta.npy",
+        "theta.npy\n",
+        "x" * 90 + ".npy",
+    ],
+)
 def test_names_that_no_checkpoint_has_are_refused(small, name):
     content = list(members(small).items())
     write(small, [*content, ("q" * len(name.encode()), npy(np.zeros(2)))])
@@ -134,7 +162,9 @@ def test_nothing_is_unpacked(small):
 def test_what_headers_claim_is_held_against_the_files_size(small):
     """In the .npy's header and in the zip's."""
     parts = members(small)
-    parts["theta.npy"] = parts["theta.npy"].replace(b"(3,), ", b"(9000000000,), ").replace(b" " * 9 + b"\n", b"\n")
+    parts["theta.npy"] = (
+        parts["theta.npy"].replace(b"(3,), ", b"(9000000000,), ").replace(b" " * 9 + b"\n", b"\n")
+    )
     write(small, parts.items())
     with pytest.raises(InputError, match="would take 36,000,000,000 bytes"):
         checkpoint.load(small)
@@ -151,9 +181,23 @@ def test_what_headers_claim_is_held_against_the_files_size(small):
 
 def test_deep_and_foreign_settings_are_refused(small):
     parts = members(small)
-    for text in (b"[" * 10**5, b"{}", b"[]", b"null", b"\xff", b'{"version": NaN}', b'{"version": "2"}',
-                 b'{"version": ' + b"9" * 5000 + b"}"):
-        write(small, [("meta.json", text), *((key, part) for key, part in parts.items() if key != "meta.json")])
+    for text in (
+        b"[" * 10**5,
+        b"{}",
+        b"[]",
+        b"null",
+        b"\xff",
+        b'{"version": NaN}',
+        b'{"version": "2"}',
+        b'{"version": ' + b"9" * 5000 + b"}",
+    ):
+        write(
+            small,
+            [
+                ("meta.json", text),
+                *((key, part) for key, part in parts.items() if key != "meta.json"),
+            ],
+        )
         with pytest.raises(InputError) as caught:
             checkpoint.load(small)
         assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
@@ -182,9 +226,19 @@ def test_a_checkpoint_that_lacks_a_part_or_has_a_wrong_one_is_refused(tmp_path, 
     for name in ("net", "recipe", "shape", "digest", "step", "save_every", "log_every", "keep"):
         with pytest.raises(InputError, match="lacks"):
             resume(tmp_path, arrays, {key: value for key, value in meta.items() if key != name})
-    wrong = [("step", "2"), ("step", -1), ("recipe", {**meta["recipe"], "odd": 1}), ("recipe", []), ("keep", 0),
-             ("save_every", None), ("recipe", {**meta["recipe"], "steps": "3"}), ("classes", [1]), ("classes", "x"),
-             ("recipe", {**meta["recipe"], "target": ["v"]}), ("recipe", {**meta["recipe"], "target": {}})]
+    wrong = [
+        ("step", "2"),
+        ("step", -1),
+        ("recipe", {**meta["recipe"], "odd": 1}),
+        ("recipe", []),
+        ("keep", 0),
+        ("save_every", None),
+        ("recipe", {**meta["recipe"], "steps": "3"}),
+        ("classes", [1]),
+        ("classes", "x"),
+        ("recipe", {**meta["recipe"], "target": ["v"]}),
+        ("recipe", {**meta["recipe"], "target": {}}),
+    ]
     for name, value in wrong:
         with pytest.raises(InputError):
             resume(tmp_path, arrays, {**meta, name: value})
@@ -194,11 +248,15 @@ def test_vectors_that_do_not_fit_are_named_with_their_sizes(tmp_path, run):
     arrays, meta = run
     size = len(arrays["m"])
     for odd in (arrays["m"][1:], arrays["m"].astype(np.float64), arrays["m"][None]):
-        with pytest.raises(InputError, match=rf"'s m is float.*, its network needs float32 \({size},\)"):
+        with pytest.raises(
+            InputError, match=rf"'s m is float.*, its network needs float32 \({size},\)"
+        ):
             resume(tmp_path, {**arrays, "m": odd}, meta)
 
 
 def test_another_architecture_says_which_fields_differ(tmp_path, run):
     assert resume(tmp_path, *run, expect={"hidden": 4, "lr": Recipe.lr}).meta["step"] == 2
-    with pytest.raises(InputError, match="another run: hidden: 4 saved, 8 given; batch: 4 saved, 64 given$"):
+    with pytest.raises(
+        InputError, match="another run: hidden: 4 saved, 8 given; batch: 4 saved, 64 given$"
+    ):
         resume(tmp_path, *run, expect={"hidden": 8, "layers": 1, "batch": 64})

@@ -1,5 +1,4 @@
-"""Runs: the same bits however often they are stopped, and learning that beats a fixed, honest bar.
-"""
+"""Runs: the same bits however often they are stopped; what is learned passes a fixed bar."""
 
 import json
 
@@ -7,19 +6,27 @@ import numpy as np
 import pytest
 
 import tinyddpm as td
-from tinyddpm.runs import checkpoint, threads as machine, run, log as runlog
-from tinyddpm.datasets import sets as data
 from tinyddpm import metrics
+from tinyddpm.datasets import sets
 from tinyddpm.errors import InputError, TinyDDPMError
-from tinyddpm.training import TrainState
+from tinyddpm.runs import checkpoint, log, run, threads
+from tinyddpm.training import TrainState, batch_indices
 
 NET = td.UNet(base=8, mults=(1, 2), blocks=1, groups=4)
-SMALL = {"steps": 9, "batch": 6, "warmup": 2, "log_every": 2, "save_every": 4, "dropout": 0.1, "net": NET}
+SMALL = {
+    "steps": 9,
+    "batch": 6,
+    "warmup": 2,
+    "log_every": 2,
+    "save_every": 4,
+    "dropout": 0.1,
+    "net": NET,
+}
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.load("digits")
+    return sets.load("digits")
 
 
 def stop_after(steps):
@@ -34,8 +41,7 @@ def contents(folder):
 
 @pytest.mark.parametrize("stops", [[1], [3], [4], [5], [8], [2, 1, 4]])
 def test_a_resumed_run_ends_with_the_same_bytes(tmp_path, digits, stops):
-    """Weights, average, moments, log: every file of the folder, at stops on and off a checkpoint.
-    """
+    """Weights, average, moments, log: every file of the folder, stopped on and off a checkpoint."""
     td.train(digits.x, out=tmp_path / "whole", **SMALL)
     td.train(digits.x, out=tmp_path / "parts", stop=stop_after(stops[0]), **SMALL)
     for steps in stops[1:]:
@@ -56,9 +62,10 @@ def test_a_run_that_died_between_checkpoints_resumes_to_the_same_bytes(tmp_path,
     def die(record):
         if record["step"] == 7:
             raise Killed
+
     with pytest.raises(Killed):
         td.train(digits.x, out=tmp_path / "parts", progress=die, **SMALL)
-    with open(tmp_path / "parts" / runlog.NAME, "a") as file:
+    with open(tmp_path / "parts" / log.NAME, "a") as file:
         file.write('{"step": 8, "lo')
     td.resume(tmp_path / "parts", digits.x)
     assert contents(tmp_path / "whole") == contents(tmp_path / "parts")
@@ -66,7 +73,7 @@ def test_a_run_that_died_between_checkpoints_resumes_to_the_same_bytes(tmp_path,
 
 def test_the_number_of_threads_changes_no_bit(digits, monkeypatch):
     shared = td.train(digits.x, **SMALL)
-    monkeypatch.setattr(machine, "cores", lambda: 1)
+    monkeypatch.setattr(threads, "cores", lambda: 1)
     alone = td.train(digits.x, **SMALL)
     assert np.array_equal(shared.theta, alone.theta)
 
@@ -124,31 +131,55 @@ def test_samples_do_not_depend_on_how_many_are_drawn(digits):
     assert np.abs(many[:2] - few).max() < 1e-4
     ends, frames = td.sample(model, 5, steps=4, trajectory=3)
     assert np.array_equal(ends, many) and frames.shape == (3, 5, 8, 8, 1)
-    assert np.array_equal(frames[-1], many) and np.array_equal(frames[0], td.normal((5, 8, 8, 1), 0, 2))
+    assert np.array_equal(frames[-1], many) and np.array_equal(
+        frames[0], td.normal((5, 8, 8, 1), 0, 2)
+    )
 
 
 def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, digits):
     with pytest.raises(TinyDDPMError, match=r"diverged at step \d+: loss .*, gradient norm"):
-        td.train(digits.x, out=tmp_path / "r", **{**SMALL, "steps": 60, "save_every": 1, "lr": 1e30, "clip_norm": 0})
+        td.train(
+            digits.x,
+            out=tmp_path / "r",
+            **{**SMALL, "steps": 60, "save_every": 1, "lr": 1e30, "clip_norm": 0},
+        )
     assert np.isfinite(td.load(tmp_path / "r").theta).all()
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"steps": 0}, "steps"), ({"batch": 0}, "batch"), ({"lr": -1}, "lr"), ({"lr": float("nan")}, "lr"),
-    ({"ema": 1.0}, "ema"), ({"dropout": 1.0}, "dropout"), ({"target": "y"}, "target"), ({"decay": "no"}, "decay"),
-    ({"net": td.UNet(channels=3)}, "takes"), ({"net": td.MLP(dim=2)}, "takes"),
-    ({"net": td.UNet(base=8, mults=(1, 1, 1, 1, 1), attention=(False,) * 5)}, "halve"),
-    ({"save_every": 0}, "save_every"), ({"log_every": 0}, "log_every")
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"steps": 0}, "steps"),
+        ({"batch": 0}, "batch"),
+        ({"lr": -1}, "lr"),
+        ({"lr": float("nan")}, "lr"),
+        ({"ema": 1.0}, "ema"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"target": "y"}, "target"),
+        ({"decay": "no"}, "decay"),
+        ({"net": td.UNet(channels=3)}, "takes"),
+        ({"net": td.MLP(dim=2)}, "takes"),
+        ({"net": td.UNet(base=8, mults=(1, 1, 1, 1, 1), attention=(False,) * 5)}, "halve"),
+        ({"save_every": 0}, "save_every"),
+        ({"log_every": 0}, "log_every"),
+    ],
+)
 def test_bad_settings_are_refused(digits, change, words):
     with pytest.raises(InputError, match=words):
         td.train(digits.x, **{**SMALL, **change})
 
 
-@pytest.mark.parametrize("images, words", [
-    (np.full((4, 8, 8, 1), np.nan), "NaN"), (np.full((4, 8, 8, 1), 1.5), "range"), (np.zeros((0, 8, 8, 1)), "shape"),
-    (np.zeros(4), "shape"), (np.array(["a"]), "real numbers"), (np.zeros((4, 8, 8, 5)), "shape"),
-])
+@pytest.mark.parametrize(
+    "images, words",
+    [
+        (np.full((4, 8, 8, 1), np.nan), "NaN"),
+        (np.full((4, 8, 8, 1), 1.5), "range"),
+        (np.zeros((0, 8, 8, 1)), "shape"),
+        (np.zeros(4), "shape"),
+        (np.array(["a"]), "real numbers"),
+        (np.zeros((4, 8, 8, 5)), "shape"),
+    ],
+)
 def test_bad_images_are_refused(images, words):
     with pytest.raises(InputError, match=words):
         td.train(images, steps=1)
@@ -178,23 +209,27 @@ def test_default_nets_fit_their_shapes():
 
 def test_the_log_is_json_lines_without_repeats(tmp_path, digits):
     td.train(digits.x, out=tmp_path / "r", **SMALL)
-    lines = (tmp_path / "r" / runlog.NAME).read_text().splitlines()
+    lines = (tmp_path / "r" / log.NAME).read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 4, 6, 8, 9]
 
 
 def test_ten_seconds_of_training_beat_the_honest_bar():
-    """A point cloud learnt in seconds: no single Gaussian, however well fitted, comes near, and
+    """A point cloud learned in seconds: no single Gaussian, however well fitted, comes near, and
     nothing is copied.
 
     1-NN accuracy says how easily fakes are told from held-out points (0.5 = not at all); the
     Gaussian with the fitted points' mean and covariance gets 0.86, and the fixed bar of 0.75 stands
     half way to what we measured.
     """
-    fit, held = data.split(data.load("moons"), 0.5)
-    model = td.train(fit.x, steps=1500, batch=256, net=td.MLP(hidden=64), target="v", schedule=td.cosine(1000))
+    fit, held = sets.split(sets.load("moons"), 0.5)
+    model = td.train(
+        fit.x, steps=1500, batch=256, net=td.MLP(hidden=64), target="v", schedule=td.cosine(1000)
+    )
     n = len(held.x)
     samples = td.sample(model, n, sampler="ddim", steps=50)
-    gaussian = td.normal((n, 2)).astype(np.float64) @ np.linalg.cholesky(np.cov(fit.x.T)).T + fit.x.mean(axis=0)
+    gaussian = td.normal((n, 2)).astype(np.float64) @ np.linalg.cholesky(
+        np.cov(fit.x.T)
+    ).T + fit.x.mean(axis=0)
     ours, bar = (metrics.one_nn_accuracy(held.x, x) for x in (samples, gaussian))
     assert ours < 0.75 < bar, (ours, bar)
     assert metrics.copy_ratio(samples, fit.x, held.x) > 0.8
@@ -203,8 +238,14 @@ def test_ten_seconds_of_training_beat_the_honest_bar():
 def test_a_digit_net_learns_in_seconds(digits):
     """The loss after 150 steps of a small U-Net is far below 1, what saying eps = 0 scores."""
     losses = []
-    td.train(digits.x, steps=150, batch=32, net=NET, target="eps",
-             progress=lambda record: losses.append(record["loss"]))
+    td.train(
+        digits.x,
+        steps=150,
+        batch=32,
+        net=NET,
+        target="eps",
+        progress=lambda record: losses.append(record["loss"]),
+    )
     assert np.mean(losses[-30:]) < 0.3 and abs(np.mean(losses[:3]) - 1) < 0.2
 
 
@@ -213,7 +254,7 @@ def test_a_batch_may_be_larger_than_the_data(digits):
 
 
 def test_the_trainer_draws_without_replacement(digits):
-    rows = np.concatenate([data.batch_indices(10, 4, 0, step) for step in range(5)])
+    rows = np.concatenate([batch_indices(10, 4, 0, step) for step in range(5)])
     assert sorted(rows[:10]) == sorted(rows[10:]) == list(range(10))
 
 
@@ -222,4 +263,7 @@ def test_state_names_are_the_checkpoints_arrays(tmp_path, digits):
     arrays, _ = checkpoint.load(tmp_path / "r")
     fresh = TrainState.fresh(NET, 0)
     assert set(arrays) == set(fresh.arrays()) | {"beta"}
-    assert all(arrays[name].dtype == np.float32 for name in fresh.arrays()) and arrays["beta"].dtype == np.float64
+    assert (
+        all(arrays[name].dtype == np.float32 for name in fresh.arrays())
+        and arrays["beta"].dtype == np.float64
+    )

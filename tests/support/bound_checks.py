@@ -58,7 +58,7 @@ def even_log_snr(T):
 
 
 class Learned:
-    """A closed-form denoiser that says a constant mix of the two variances as well."""
+    """A closed-form denoiser with a constant mix of the two variances."""
 
     def __init__(self, denoise, mix):
         self.denoise, self.mix = denoise, mix

@@ -3,7 +3,8 @@
 import numpy as np
 
 from support.checks import close, tables
-from tinyddpm.samplers import ancestral, ddim, langevin
+from tinyddpm.samplers import PredictorCorrector, ancestral, ddim, langevin
+from tinyddpm.schedule import spaced
 from tinyddpm.solvers import dpmpp_2m, euler, heun
 
 
@@ -12,11 +13,20 @@ def with_options(sampler, **options):
     return lambda *arguments, **more: sampler(*arguments, **options, **more)
 
 
-def without_noise(sampler, **options):
-    """A deterministic sampler, called as one that draws: it has no use for a seed or noise."""
+def on_times(sampler, steps, spacing):
+    """The sampler on `steps` times of a spacing, or on all of a schedule that has less."""
 
-    def run(*arguments, seed=0, noise=None, first_sample=0, **more):
-        return sampler(*arguments, **options, **more)
+    def run(denoise, s, xT, **more):
+        return sampler(denoise, s, xT, steps=spaced(s, min(steps, s.T), spacing), **more)
+
+    return run
+
+
+def without_noise(sampler):
+    """A deterministic sampler, called as one that draws: it has no use for noise."""
+
+    def run(*arguments, noise=0, **more):
+        return sampler(*arguments, **more)
 
     return run
 
@@ -25,16 +35,16 @@ DETERMINISTIC = {
     "ddim, 1 step": with_options(ddim, steps=1),
     "ddim, 7 steps": with_options(ddim, steps=7),
     "euler": without_noise(euler),
-    "heun, 7 steps": without_noise(heun, steps=7, spacing="quadratic"),
-    "dpmpp_2m, 7 steps": without_noise(dpmpp_2m, steps=7, spacing="logsnr"),
+    "heun, 7 steps": without_noise(on_times(heun, 7, "quadratic")),
+    "dpmpp_2m, 7 steps": without_noise(on_times(dpmpp_2m, 7, "logsnr")),
 }
 SAMPLERS = DETERMINISTIC | {
     "ancestral, beta": with_options(ancestral, variance="beta"),
     "ancestral, beta_tilde": with_options(ancestral, variance="beta_tilde"),
-    "ancestral, 7 steps": with_options(ancestral, steps=7, spacing="logsnr"),
+    "ancestral, 7 steps": on_times(ancestral, 7, "logsnr"),
     "ddim, 7 steps, eta 0.5": with_options(ddim, steps=7, eta=0.5),
     "ddim, all steps, eta 1": with_options(ddim, steps=10**6, eta=1.0),
-    "langevin, 7 steps": with_options(langevin, steps=7, corrections=2, variance="beta"),
+    "langevin, 7 steps": with_options(langevin, steps=7, method=PredictorCorrector("beta", 2)),
 }
 # how many z a sampler may ask for at one t: the predictor's, and two of the corrector's
 DRAWS = 3

@@ -86,7 +86,7 @@ KINDS = {
 
 
 def grid(case, t, n=40, seed=3, spread=1.5):
-    """n points where q(x_t) has mass and somewhat beyond, without the implementation's own sampler."""
+    """n points where q(x_t) has mass and somewhat beyond, without the package's own sampler."""
     alpha_bar = tables(case.model.s)[2][t]
     rng = np.random.Generator(np.random.PCG64(seed))
     centres = case.means[rng.integers(len(case.means), size=n)]
@@ -96,7 +96,7 @@ def grid(case, t, n=40, seed=3, spread=1.5):
 
 
 def answers(model, x, t):
-    """All that a closed form says of x at t."""
+    """All the answers of a closed form about x at t."""
     u = np.cos(np.arange(x.size)).reshape(x.shape)
     return [
         model(x, t),
@@ -115,7 +115,7 @@ def check_density(case, x, t, log_density):
 
 
 def check_score(case, x, t, score):
-    """The score is the central difference of scipy's log density, h^2 and 1e-16 / h of error apart."""
+    """The score is the central difference of scipy's log density, up to h^4 and 1e-16 / h."""
     h = 1e-3 * np.sqrt(1 - tables(case.model.s)[2][t])
     found = score(x, t)
     for i, step in enumerate(h * np.eye(x.shape[1])):

@@ -1,5 +1,6 @@
-"""Checkpoints: plain arrays and a JSON text in an .npz, under a digest; a crash leaves the old one
-or the new one.
+"""Saving and loading checkpoints: arrays and a JSON text in an .npz, under a digest.
+
+A crash leaves the old one or the new one, whole.
 
 RUN/checkpoint.npz is the newest. Those before it, as many as the run keeps, are
 RUN/checkpoint-<step>.npz: should the newest be damaged, the newest that is whole takes its place,
@@ -13,22 +14,30 @@ import os
 import re
 import warnings
 import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ..datasets.readers import read_npy
+from ..datasets.untrusted import FAILURES
 from ..errors import InputError, TinyDDPMError
-from ..datasets.readers import FAILURES, read_npy
 
 VERSION = 2
 NAME = "checkpoint.npz"
-META, DIGEST = "meta.json", "sha256"        # the two members that are texts
+META, DIGEST = "meta.json", "sha256"  # the two members that are texts
 OLDER = re.compile(r"checkpoint-(\d{1,18})\.npz")
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 MEMBER = re.compile(r"\w{1,80}\.npy", re.ASCII)
 NO_LINKS = {errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}
+
+Arrays = Mapping[str, NDArray[Any]]
+Meta = dict[str, Any]  # settings, JSON's kinds only
+Name = str | os.PathLike[str]
 
 
 class Damaged(InputError):
@@ -39,13 +48,14 @@ class DamageWarning(UserWarning):
     """The newest checkpoint of a run could not be used; an older one was."""
 
 
-def write_atomic(path, data, ready=lambda: None):
-    """Write bytes to `path` through a temporary file beside it: flushed to disk, renamed, the
-    folder flushed.
+def write_atomic(
+    path: Name, data: bytes | memoryview | Iterable[bytes], ready: Callable[[], None] = lambda: None
+) -> None:
+    """Write bytes to `path` so that it is never partial: into a temporary file, then renamed.
 
-    data: bytes or an iterable of them; ready: called when they are safe under the temporary name.
-    Raises TinyDDPMError where the disk refuses; the file that was there before stays, and no
-    partial one does.
+    The file is flushed to disk before it is renamed, and its folder afterwards. ready: called when
+    the bytes are safe under the temporary name. Raises TinyDDPMError where the disk refuses: the
+    file that was there before stays.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -76,9 +86,17 @@ def _sync_folder(folder):
         os.close(handle)
 
 
-def save(path, arrays, meta, ready=lambda: None):
-    """Save a dict of arrays and a dict of settings, JSON's kinds only, to the .npz `path`,
-    atomically.
+def save(path: Name, arrays: Arrays, meta: Meta, ready: Callable[[], None] = lambda: None) -> None:
+    """Save arrays and settings to the .npz `path`, by `write_atomic`.
+
+    Args:
+        path: the file.
+        arrays: arrays of any numbers, by name.
+        meta: the settings, JSON's kinds only.
+        ready: called when all is safe under a temporary name.
+
+    Raises:
+        TinyDDPMError: the disk refuses.
     """
     text = json.dumps({"version": VERSION, **meta})
     buffer = BytesIO()
@@ -94,9 +112,7 @@ def save(path, arrays, meta, ready=lambda: None):
 
 
 def _digest(text, arrays):
-    """SHA-256 over the settings' text and each array's name, dtype, shape and numbers, in the order
-    of the names.
-    """
+    """SHA-256 over the settings' text and, by name, each array's name, dtype, shape, numbers."""
     digest = hashlib.sha256(text.encode())
     for name, array in sorted(arrays.items()):
         array = np.asarray(array)
@@ -105,19 +121,27 @@ def _digest(text, arrays):
     return digest.hexdigest()
 
 
-def save_run(folder, arrays, meta, keep=1):
-    """Save FOLDER/checkpoint.npz; the one before becomes checkpoint-<step>.npz, and of all the
-    newest `keep` stay.
+def save_run(folder: Name, arrays: Arrays, meta: Meta, keep: int = 1) -> None:
+    """Save FOLDER/checkpoint.npz; the one before becomes checkpoint-<step>.npz.
 
     At every moment one whole checkpoint is there: the new one is safe on disk before the old one is
-    renamed, and what is too old goes last. Raises TinyDDPMError where the disk refuses.
+    renamed, and what is too old goes last.
+
+    Args:
+        folder: the run's folder.
+        arrays: the arrays to save, by name.
+        meta: the settings; meta["step"] is the step that the arrays belong to.
+        keep: how many checkpoints stay, the newest ones.
+
+    Raises:
+        TinyDDPMError: the disk refuses.
     """
     path, step = Path(folder) / NAME, meta["step"]
     save(path, arrays, meta, lambda: _set_aside(path))
     # One of this step or later is from before the run was set back: damaged, or another future than
     # this one's.
     dead = [older for of, older in _older(folder) if of >= step]
-    spare = [older for of, older in _older(folder) if of < step][keep - 1:]
+    spare = [older for of, older in _older(folder) if of < step][keep - 1 :]
     try:
         for older in dead + spare:
             older.unlink(missing_ok=True)
@@ -126,9 +150,7 @@ def save_run(folder, arrays, meta, keep=1):
 
 
 def _set_aside(path):
-    """Give the checkpoint at `path` its name as an older one as well; a damaged one is not worth
-    it.
-    """
+    """Give the checkpoint at `path` its name as an older one too; a damaged one stays as it is."""
     try:
         before = _read(path)[1].get("step")
     except InputError:
@@ -136,7 +158,7 @@ def _set_aside(path):
     if type(before) is not int or before < 0:
         return
     older = path.with_name(f"checkpoint-{before}.npz")
-    older.unlink(missing_ok=True)       # left by a crash between this and the rename
+    older.unlink(missing_ok=True)  # left by a crash between this and the rename
     try:
         os.link(path, older)
     except OSError as error:
@@ -149,27 +171,28 @@ def _set_aside(path):
 def _older(folder):
     """[(step, path)] of the older checkpoints in a folder, the newest first."""
     found = ((OLDER.fullmatch(path.name), path) for path in Path(folder).iterdir())
-    return sorted(((int(name[1]), path) for name, path in found if name and path.is_file()), reverse=True)
+    return sorted(
+        ((int(name[1]), path) for name, path in found if name and path.is_file()), reverse=True
+    )
 
 
-def holds_run(folder):
+def holds_run(folder: Name) -> bool:
     """Whether there is a checkpoint in a folder, the newest or an older one."""
     return Path(folder).is_dir() and ((Path(folder) / NAME).exists() or bool(_older(folder)))
 
 
-def clear(folder):
+def clear(folder: Name) -> None:
     """Delete the temporary files that a killed process left in a run folder."""
     for path in Path(folder).iterdir():
         if TEMPORARY.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)
 
 
-def load(path):
-    """(arrays, meta) from a checkpoint file, or from the newest whole one in a run folder; nothing
-    in it is executed.
+def load(path: Name) -> tuple[dict[str, NDArray[Any]], Meta]:
+    """Read (arrays, meta) from a checkpoint file, or from the newest whole one in a run folder.
 
-    Warns with DamageWarning where an older one had to serve. Raises InputError for a missing,
-    damaged or foreign file and for another version.
+    Nothing in it is executed. Warns with DamageWarning where an older one had to be taken. Raises
+    InputError for a missing, damaged or foreign file and for another version.
     """
     path = Path(path)
     if not path.is_dir():
@@ -182,8 +205,11 @@ def load(path):
                 found = _read(older)
             except Damaged:
                 continue
-            warnings.warn(f"{error}; {older.name}, of step {step}, is used instead", DamageWarning,
-                          stacklevel=1)
+            warnings.warn(
+                f"{error}; {older.name}, of step {step}, is used instead",
+                DamageWarning,
+                stacklevel=1,
+            )
             return found
         raise
 
@@ -205,13 +231,14 @@ def _read(path):
             arrays = {}
             for name in members - {META, DIGEST}:
                 with archive.open(name) as member:
-                    # the claim of a stored array cannot exceed the file; the factor is read_npy's
-                    # way of counting
+                    # No stored array is larger than the file; read_npy counts 4 bytes a number.
                     arrays[name.removesuffix(".npy")] = read_npy(member, 4 * size)
             if archive.read(DIGEST).decode() != _digest(text, arrays):
                 raise InputError("its content is not what was saved: the SHA-256 digest differs")
     except _OtherVersion as version:
-        raise InputError(f"{path} is a checkpoint of version {version}; this program reads version {VERSION}") from None
+        raise InputError(
+            f"{path} is a checkpoint of version {version}; this program reads version {VERSION}"
+        ) from None
     except FAILURES as error:
         text = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise Damaged(f"{path} is not a readable checkpoint: {text:.200}") from None
@@ -219,13 +246,11 @@ def _read(path):
 
 
 class _OtherVersion(Exception):
-    """The file says that it was written for another version of this program."""
+    """The file was written for another version of this program."""
 
 
 def _members(archive, size):
-    """The names in the archive, after the checks that bound what reading them takes by the file's
-    own size.
-    """
+    """The names in the archive, after checks: to read them takes no more than the file's size."""
     names = [info.filename for info in archive.infolist()]
     for info in archive.infolist():
         expected = info.filename in (META, DIGEST) or MEMBER.fullmatch(info.filename)
@@ -240,25 +265,25 @@ def _members(archive, size):
     return set(names)
 
 
-def differences(saved, given):
-    """["base: 8 saved, 16 given", ...]: where `given` differs from `saved`, two dicts of JSON's
-    kinds.
-    """
+def differences(saved: Meta, given: Meta) -> list[str]:
+    """List where `given` differs from `saved`: ["base: 8 saved, 16 given", ...]."""
     # tuples become lists, as they did in the checkpoint
     plain = json.loads(json.dumps(given))
-    return [f"{name}: {saved.get(name)!r} saved, {value!r} given" for name, value in plain.items()
-            if saved.get(name) != value]
+    return [
+        f"{name}: {saved.get(name)!r} saved, {value!r} given"
+        for name, value in plain.items()
+        if saved.get(name) != value
+    ]
 
 
 @contextmanager
-def fitting(path):
-    """Turn what a checkpoint that holds other things than the reader needs would raise inside into
-    one InputError.
-    """
+def content_errors_as_input(path: Name) -> Iterator[None]:
+    """Turn a failure inside the block into an InputError: the checkpoint holds the wrong things."""
     try:
         yield
     except InputError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        text = f"lacks {error}" if isinstance(error, KeyError) else f"does not fit this program: {error}"
+        lacks, unfit = f"lacks {error}", f"does not fit this program: {error}"
+        text = lacks if isinstance(error, KeyError) else unfit
         raise InputError(f"the checkpoint of {path} {text}") from None

@@ -1,24 +1,26 @@
-"""One process at a time on a run folder: a lock that the system takes back from whoever dies,
-SIGKILL included.
+"""Locking a run folder, so that one process at a time trains there.
+
+The system releases the lock of a process that ends, by SIGKILL too.
 """
 
 import contextlib
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import InputError, TinyDDPMError
 
-try:
-    import fcntl
-except ImportError:             # Windows
-    fcntl = None
+if sys.platform == "win32":
     import msvcrt
+else:
+    import fcntl
 
 NAME = ".lock"
 
 
 @contextlib.contextmanager
-def hold(folder):
+def hold(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Hold FOLDER/.lock inside the block; its file is gone afterwards.
 
     Raises InputError where another process, or another thread of this one, holds it, and
@@ -34,9 +36,9 @@ def hold(folder):
     try:
         yield
     finally:
-        # Deleted while still held: whoever opened it meanwhile sees in `_locked` that it is no
-        # longer the one.
-        with contextlib.suppress(OSError):      # Windows deletes no open file
+        # Deleted while still held: a process that opened it meanwhile finds in `_locked` that the
+        # name is no longer this file's.
+        with contextlib.suppress(OSError):  # Windows deletes no open file
             path.unlink()
         file.close()
 
@@ -44,12 +46,9 @@ def hold(folder):
 def _locked(path):
     """The open, locked file at `path`; BlockingIOError where it is locked already."""
     while True:
-        file = open(path, "ab")     # noqa: SIM115  whoever asked closes it
+        file = open(path, "ab")  # noqa: SIM115  the caller closes it
         try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            else:
-                _lock_windows(file)
+            _lock(file)
         except BaseException:
             file.close()
             raise
@@ -59,15 +58,18 @@ def _locked(path):
 
 
 def _is_at(file, path):
-    """Whether an open file is still the one of that name, and not one that its last holder deleted.
-    """
+    """Whether an open file is still the one of that name, and not deleted by its last holder."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError:
         return False
 
 
-def _lock_windows(file):
+def _lock(file):
+    """Lock an open file. Raises BlockingIOError where it is locked already."""
+    if sys.platform != "win32":
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
     try:
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     except OSError as error:

@@ -1,34 +1,37 @@
-"""The log of a run: one JSON object a line, the same bytes for the same run however often it was
-stopped.
+"""The log of a run: one JSON object a line.
+
+The same run gives the same bytes, however often it was stopped.
 """
 
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from .checkpoint import write_atomic
 from ..errors import InputError, TinyDDPMError
+from .checkpoint import write_atomic
 
 NAME = "log.jsonl"
-LINE = 2**12            # bytes; ours have about a hundred, and what is longer is none of ours
-LIMIT = 2**26           # bytes of a log that is read back, about 600,000 records
+LINE = 2**12  # bytes; ours have about a hundred, and what is longer is none of ours
+LIMIT = 2**26  # bytes of a log that is read back, about 600,000 records
 
 
 class RunLog:
-    """Appends records to RUN/log.jsonl; opened at step k it first drops every line that is later or
-    broken.
-    """
+    """Appends records to RUN/log.jsonl; opened at step k it first drops later or broken lines."""
 
-    def __init__(self, folder, step):
+    def __init__(self, folder: str | os.PathLike[str], step: int) -> None:
         self.path = Path(folder) / NAME
-        write_atomic(self.path, (line for line, record in _records(self.path) if record["step"] <= step))
+        kept = (line for line, record in _records(self.path) if record["step"] <= step)
+        write_atomic(self.path, kept)
         self.size = self.path.stat().st_size
         self.file = self.path.open("ab", buffering=0)
 
-    def append(self, record):
-        """Write one record as one line, at once. Raises TinyDDPMError where the disk refuses; no
-        half line stays.
+    def append(self, record: dict[str, Any]) -> None:
+        """Write one record as one line, at once.
+
+        Raises TinyDDPMError where the disk refuses; no half line stays.
         """
         line = (json.dumps(record) + "\n").encode()
         try:
@@ -40,23 +43,22 @@ class RunLog:
             raise TinyDDPMError(f"cannot write {self.path}: {error.strerror or error}") from None
         self.size += len(line)
 
-    def sync(self):
-        """Have all that was appended on disk, as it must be before a checkpoint of the same step
-        is.
-        """
+    def sync(self) -> None:
+        """Flush the lines to disk, which must come before a checkpoint of the same step."""
         try:
             os.fsync(self.file.fileno())
         except OSError as error:
             raise TinyDDPMError(f"cannot write {self.path}: {error.strerror or error}") from None
 
-    def close(self):
+    def close(self) -> None:
         """Close the file."""
         self.file.close()
 
 
-def _records(path):
-    """(line, record) for each line that is a record, its step above the last one's; others, cut or
-    foreign, are not.
+def _records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yield (line, record) for each line that is a record, its step above the last one's.
+
+    Other lines, cut or foreign ones, are passed over.
     """
     if not path.exists():
         return
@@ -72,7 +74,7 @@ def _records(path):
 
 def _record(line):
     """The record of a line, a dict with an integral "step" and a finite "loss", or None."""
-    if not line.endswith(b"\n"):            # cut by a crash, or by the bound
+    if not line.endswith(b"\n"):  # cut by a crash, or by the bound
         return None
     try:
         record = json.loads(line.decode())
@@ -81,11 +83,12 @@ def _record(line):
     if not isinstance(record, dict):
         return None
     step, loss = record.get("step"), record.get("loss")
-    return record if type(step) is int and step < 2**53 and type(loss) is float and math.isfinite(loss) else None
+    ours = type(step) is int and step < 2**53 and type(loss) is float and math.isfinite(loss)
+    return record if ours else None
 
 
-def read(folder, limit=LIMIT):
-    """The records of a run folder's log, a list of dicts, steps rising.
+def read(folder: str | os.PathLike[str], limit: int = LIMIT) -> list[dict[str, Any]]:
+    """Read the records of a run folder's log, steps rising.
 
     Raises InputError where there is no log or it has more than `limit` bytes.
     """

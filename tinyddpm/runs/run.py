@@ -1,37 +1,49 @@
-"""A run: training with a folder that remembers it, and going on from there.
+"""Training runs: a folder that remembers the run, and going on from there.
 
 RUN/checkpoint.npz holds the whole state, RUN/log.jsonl one line of JSON for each logged step.
-Whatever ends the process, resuming gives the bits that a run never stopped would have: a step's log
-line is on disk before the checkpoint that stands for it, and the log drops what came after the
-checkpoint that a run goes on from.
+However the process ends, resuming gives the bits of a run that never stopped: a step's log line is
+on disk before the checkpoint of that step, and the log drops what came after the checkpoint that a
+run goes on from.
 """
 
 import contextlib
-import pathlib
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from . import checkpoint, lock, threads as machine, log as runlog
-from ..datasets import sets as data
-from .. import model
-from ..nn import params
 from ..backend import get
+from ..datasets import sets
 from ..errors import InputError, TinyDDPMError
+from ..model import Model
+from ..nn import params
 from ..nn.mlp import MLP
-from ..schedule import cosine
-from ..training import Trainer, TrainState, check
-from ..settings import Recipe
 from ..nn.unet import UNet
+from ..process import Array
+from ..schedule import Schedule, cosine
+from ..settings import Recipe
+from ..training import Trainer, TrainState, read_record
+from . import checkpoint, lock, threads
+from .load import from_checkpoint, net_to_meta
+from .log import RunLog
+
+Progress = Callable[[dict[str, Any]], object]  # called with each step's record
+Stop = Callable[[], bool]  # called after each step: True ends the run early
 
 
-def default_net(shape, classes=0, learn_variance=False):
-    """The net for samples of a shape: an MLP for (D,), a U-Net for (H, W, C), its levels as the
-    sides halve.
+def default_net(shape: tuple[int, ...], classes: int = 0, learn_variance: bool = False) -> Any:
+    """The network for samples of a shape: an MLP for (D,), a U-Net for (H, W, C).
 
     Below 16 pixels two levels, base 24, one block; from there three levels, base 32, two blocks;
-    fewer levels where a side is odd. The coarsest level attends. classes: how many labels it knows;
-    learn_variance: an output of twice the width (Nichol21 eq. 15).
+    fewer levels where a side is odd. The coarsest level attends.
+
+    Args:
+        shape: of one sample.
+        classes: how many labels it knows.
+        learn_variance: whether the output is of twice the width (Nichol21 eq. 15).
     """
     out = 2 * shape[-1] if learn_variance else None
     if len(shape) == 1:
@@ -41,81 +53,243 @@ def default_net(shape, classes=0, learn_variance=False):
     levels = 1
     while levels < (3 if large else 2) and not (height % 2**levels or width % 2**levels):
         levels += 1
-    return UNet(channels=channels, base=32 if large else 24, mults=(1, 2, 2)[:levels], blocks=2 if large else 1,
-                attention=(False,) * (levels - 1) + (levels > 1,), classes=classes, out=out)
+    return UNet(
+        channels=channels,
+        base=32 if large else 24,
+        mults=(1, 2, 2)[:levels],
+        blocks=2 if large else 1,
+        attention=(False,) * (levels - 1) + (levels > 1,),
+        classes=classes,
+        out=out,
+    )
 
 
-def train(images, steps=Recipe.steps, seed=0, out=None, *, labels=None, net=None, schedule=None, save_every=500,
-          log_every=10, keep=2, progress=None, stop=None, meta=None, backend="numpy", **given):
-    """Train on images (N, H, W, C) or points (N, D) in [-1, 1] (Ho20 Algorithm 1); returns the
-    Model, EMA weights.
+def train(
+    images: ArrayLike,
+    steps: int = Recipe.steps,
+    seed: int = 0,
+    out: str | Path | None = None,
+    *,
+    labels: ArrayLike | None = None,
+    net: Any = None,
+    schedule: Schedule | None = None,
+    save_every: int = 500,
+    log_every: int = 10,
+    keep: int = 2,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+    meta: dict[str, Any] | None = None,
+    backend: str = "numpy",
+    **recipe: Any,
+) -> Model:
+    """Train on images or points (Ho20 Algorithm 1); returns the Model with averaged parameters.
 
-    labels: (N,) integers, for a model that can be asked for classes, or None; out: a new run folder
-    for checkpoints and the log, or None; net: a UNet or MLP, by default one that fits; schedule: by
-    default cosine(1000); save_every, log_every: in steps; keep: the newest checkpoints that stay;
-    the other settings are `Recipe`'s. progress: called with each step's record; stop: asked after
-    each step, True ends the run early; meta: JSON's kinds, kept in the checkpoint; backend: who
-    computes (`backend.get`). Raises InputError for bad data or settings and TinyDDPMError where
-    training diverges or the disk refuses.
+    Args:
+        images: (N, H, W, C) images or (N, D) points in [-1, 1].
+        steps: of training.
+        seed: of every number drawn.
+        out: a new run folder for checkpoints and the log, or None.
+        labels: (N,) integers, for a model that can be asked for classes, or None.
+        net: a UNet or MLP, by default `default_net`.
+        schedule: by default cosine(1000).
+        save_every: steps between checkpoints.
+        log_every: steps between lines of the log.
+        keep: how many of the newest checkpoints stay.
+        progress: called with each step's record.
+        stop: called after each step; True ends the run early.
+        meta: JSON's kinds of values, kept in the checkpoint.
+        backend: a name in `backend.NAMES`.
+        recipe: the other fields of `settings.Recipe`.
+
+    Raises:
+        InputError: for bad data or settings.
+        TinyDDPMError: training diverges, or the disk refuses.
     """
-    ops = get(backend)
-    recipe = Recipe(**{"shards": ops.shards, **given, "steps": steps, "seed": seed})
-    _check_counts(save_every=save_every, log_every=log_every, keep=keep)
-    x, labels = _checked(images, labels)
-    if x.ndim == 2 and "levels" not in given:
-        recipe = replace(recipe, levels=0)
-    classes = [] if labels is None else np.unique(labels).tolist()
-    net = net or default_net(x.shape[1:], len(classes), recipe.vlb > 0)
-    s = schedule or cosine(1000)
-    _check_net(net, x.shape[1:], len(classes), recipe.vlb > 0)
-    about = {"net": model.net_to_meta(net), "recipe": asdict(recipe), "shape": list(x.shape[1:]), "classes": classes,
-             "digest": data.digest(data.Data(x, labels)), "log_every": log_every, "save_every": save_every,
-             "keep": keep, **(meta or {})}
+    counts = {"log_every": log_every, "save_every": save_every, "keep": keep}
+    data = _checked(images, labels)
+    settings = {**recipe, "steps": steps, "seed": seed}
+    trainer = _fresh_trainer(data, settings, net, schedule or cosine(1000), get(backend))
+    about = {**_about(trainer, data, counts), **(meta or {})}
     with _held(out):
         if out is not None and checkpoint.holds_run(out):
             raise InputError(f"{out} already holds a run: resume it, or choose another folder")
-        return _go(x, labels, net, s, recipe, TrainState.fresh(net, seed), out, about, progress, stop, ops)
+        return _Run(trainer, out, about, progress, stop).to_the_end()
 
 
-def resume(out, images, steps=None, *, labels=None, expect=None, progress=None, stop=None, backend="numpy"):
-    """Go on with the run in folder `out`, on the same images and labels, to its own number of steps
-    or to `steps`.
+def _fresh_trainer(data, settings, net, s, ops):
+    """The trainer of a new run. Raises InputError for a network that does not fit the data."""
+    recipe = Recipe(**{"shards": ops.shards, **settings})
+    if data.x.ndim == 2 and "levels" not in settings:
+        recipe = replace(recipe, levels=0)
+    shape, learns_variance = data.x.shape[1:], recipe.vlb > 0
+    classes = 0 if data.labels is None else len(np.unique(data.labels))
+    net = net or default_net(shape, classes, learns_variance)
+    _check_net(net, shape, classes, learns_variance)
+    state = TrainState.fresh(net, recipe.seed).on(ops)
+    return Trainer(net, s, data.x, recipe, state, ops, _numbered(data.labels))
 
-    Bit for bit the run that was never interrupted, where `steps` and the backend are not changed.
-    expect: settings of the net and the recipe by name, which must be the run's. Returns the Model.
-    Raises InputError where the folder holds no run or one of other settings (each is named), where
-    another process trains there, or where the images are not those it was trained on.
+
+def _about(trainer, data, counts):
+    """What a checkpoint keeps of a run, beside its arrays. Raises InputError for bad counts."""
+    _check_counts(**counts)
+    return {
+        "net": net_to_meta(trainer.net),
+        "recipe": asdict(trainer.recipe),
+        "shape": list(data.x.shape[1:]),
+        "classes": [] if data.labels is None else np.unique(data.labels).tolist(),
+        "digest": sets.digest(data),
+        **counts,
+    }
+
+
+def resume(
+    out: str | Path,
+    images: ArrayLike,
+    steps: int | None = None,
+    *,
+    labels: ArrayLike | None = None,
+    expect: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+    backend: str = "numpy",
+) -> Model:
+    """Go on with a run on the same data, bit for bit as if it had never been interrupted.
+
+    Args:
+        out: the run folder.
+        images: what the run was trained on.
+        steps: where to end; by default the run's own number, which keeps the bits.
+        labels: those that the run was trained on, or None.
+        expect: settings of the network and the recipe by name, which must be the run's.
+        progress: called with each step's record.
+        stop: called after each step; True ends the run early.
+        backend: a name in `backend.NAMES`.
+
+    Returns:
+        The Model, with averaged (EMA) parameters.
+
+    Raises:
+        InputError: the folder holds no run, or one of other settings (each is named); another
+            process trains there; the images are not those it was trained on.
     """
     if not checkpoint.holds_run(out):
         raise InputError(f"no checkpoint in the folder {out}")
     with _held(out):
         arrays, meta = checkpoint.load(out)
-        trained = model.from_checkpoint(arrays, meta)
-        with checkpoint.fitting(out):
-            different = checkpoint.differences({**meta["net"], **meta["recipe"]}, expect or {})
-            if different:
-                raise InputError(f"{out} is another run: {'; '.join(different)}")
-            x, labels = _checked(images, labels if trained.classes else None)
-            if data.digest(data.Data(x, labels)) != meta["digest"]:
+        trained = from_checkpoint(arrays, meta)
+        with checkpoint.content_errors_as_input(out):
+            _check_settings(out, meta, expect or {})
+            data = _checked(images, labels if trained.classes else None)
+            if sets.digest(data) != meta["digest"]:
                 raise InputError(f"the data is not what {out} was trained on")
             state, recipe = _state(arrays, meta, trained.net), Recipe(**meta["recipe"])
             recipe = recipe if steps is None else replace(recipe, steps=steps)
-            _check_counts(**{name: meta[name] for name in ("save_every", "log_every", "keep")})
             if recipe.steps < state.step:
-                raise InputError(f"{out} has already reached step {state.step}, beyond {recipe.steps}")
+                reached = f"{out} has already reached step {state.step}"
+                raise InputError(f"{reached}, beyond {recipe.steps}")
+        ops, known = get(backend), _numbered(data.labels)
+        net, s = trained.net, trained.schedule
+        trainer = Trainer(net, s, data.x, recipe, state.on(ops), ops, known)
         about = {**meta, "recipe": asdict(recipe)}
-        return _go(x, labels, trained.net, trained.schedule, recipe, state, out, about, progress, stop, get(backend))
+        return _Run(trainer, out, about, progress, stop).to_the_end()
+
+
+def _check_settings(out, meta, expect):
+    """Raises InputError where a run's settings are not what is expected, or cannot be."""
+    differs = checkpoint.differences({**meta["net"], **meta["recipe"]}, expect)
+    if differs:
+        raise InputError(f"{out} is another run: {'; '.join(differs)}")
+    _check_counts(**{name: meta[name] for name in ("save_every", "log_every", "keep")})
+
+
+@dataclass
+class _Run:
+    """A run in progress: its trainer, its folder, and what the checkpoints tell of it."""
+
+    trainer: Trainer
+    out: str | Path | None
+    about: dict[str, Any]  # the settings that a checkpoint keeps
+    progress: Progress | None
+    stop: Stop | None
+    log: RunLog | None = field(default=None, init=False)
+    record: dict[str, Any] | None = field(default=None, init=False)  # of the last step
+    saved: int = field(default=0, init=False)  # the step of the last good checkpoint
+
+    def to_the_end(self) -> Model:
+        """Step, log and save; at the end, or when told to stop, save and return the model."""
+        trainer, state = self.trainer, self.trainer.state
+        self.saved = state.step
+        threads.keep_pages()
+        try:
+            self.log = None if self.out is None else RunLog(self.out, state.step)
+            with threads.workers(trainer.recipe.shards) as share:
+                while state.step < trainer.recipe.steps:
+                    self._step(share)
+                    if self.stop is not None and self.stop():
+                        break
+                    if self._due("save_every") and state.step < trainer.recipe.steps:
+                        self._save()
+            self._save()
+        except InputError:
+            raise
+        except TinyDDPMError as error:
+            if self.out is None:
+                raise
+            raise TinyDDPMError(f"{error}; {self._kept()}") from None
+        finally:
+            if self.log:
+                self.log.close()
+        meta = {**self.about, "step": state.step}
+        net, s, recipe, shape = trainer.net, trainer.schedule, trainer.recipe, trainer.x.shape[1:]
+        return Model(net, state.ema, s, shape, recipe.target, meta, trainer.ops)
+
+    def _due(self, setting):
+        return self.trainer.state.step % self.about[setting] == 0
+
+    def _step(self, share):
+        """One step, its line in the log where one is due, and the caller's progress."""
+        self.record = self.trainer.step(share)
+        step = self.trainer.state.step
+        if self._due("log_every") or step in (1, self.trainer.recipe.steps):
+            self.record = read_record(self.record)
+            if self.log:
+                self.log.append(self.record)
+        if self.progress is not None:
+            self.progress(self.record)
+
+    def _save(self):
+        """A checkpoint, after the log that leads to it is on disk; nothing without a folder."""
+        if self.out is None:
+            return
+        if self.record is not None:
+            read_record(self.record)  # a lazy backend's step has not been looked at yet
+        trainer, state = self.trainer, self.trainer.state
+        arrays = {name: trainer.ops.to_host(x) for name, x in state.arrays().items()}
+        arrays["beta"] = trainer.schedule.beta
+        self.log.sync()
+        meta = {**self.about, "step": state.step}
+        checkpoint.save_run(self.out, arrays, meta, self.about["keep"])
+        self.saved = state.step
+
+    def _kept(self):
+        """What is left of a run that failed, for its error."""
+        if not self.saved:
+            return "no checkpoint had been saved yet"
+        path = Path(self.out) / checkpoint.NAME
+        return f"{path} of step {self.saved} is the last good one"
 
 
 def _state(arrays, meta, net):
-    """The state in a checkpoint. Raises InputError where its vectors are not the net's."""
+    """The state in a checkpoint. Raises InputError where its vectors are not the network's."""
     state = TrainState(meta["step"], *(arrays[name] for name in ("theta", "ema", "m", "v")))
     _check_counts(step=state.step)
     size = params.size(net.spec())
     for name, vector in state.arrays().items():
         if vector.shape != (size,) or vector.dtype != np.float32:
-            raise InputError(f"the checkpoint's {name} is {vector.dtype} {vector.shape}, its network needs float32 "
-                             f"({size},)")
+            raise InputError(
+                f"the checkpoint's {name} is {vector.dtype} {vector.shape}, its network needs "
+                f"float32 ({size},)"
+            )
     return state
 
 
@@ -126,15 +300,16 @@ def _check_counts(**counts):
 
 
 @contextlib.contextmanager
-def _held(out):
-    """Hold the run folder `out`, made where it is missing, and clear what a killed process left;
+def _held(out: str | Path | None) -> Iterator[None]:
+    """Hold the run folder, made where it is missing, cleared of a killed process's leavings.
+
     None holds nothing.
     """
     if out is None:
         yield
         return
     try:
-        pathlib.Path(out).mkdir(parents=True, exist_ok=True)
+        Path(out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {out}: {error.strerror}") from None
     with lock.hold(out):
@@ -142,74 +317,30 @@ def _held(out):
         yield
 
 
-def _checked(images, labels):
-    """Images or points as float32 and labels as int64 or None, after the checks that training
-    needs.
-    """
-    checked = data.from_array(np.asarray(images), labels, "the images", (-1, 1))
-    return checked.x, checked.labels
+def _checked(images: ArrayLike, labels: ArrayLike | None) -> sets.Data:
+    """Images or points as float32 and labels as int64 or None, after the checks of training."""
+    array = np.asarray(images)
+    data = sets.from_array(array, labels, "the images", (-1, 1))
+    return sets.Data(data.x, data.labels)
 
 
-def _check_net(net, shape, classes, learn_variance):
-    """Raises InputError unless the net takes samples of this shape and these labels, and says what
-    is to be learnt.
-    """
+def _numbered(labels: Array | None) -> Array | None:
+    """Each label's place in the list of those there are, or None."""
+    return None if labels is None else np.unique(labels, return_inverse=True)[1]
+
+
+def _check_net(net, shape, classes, learns_variance):
+    """Raises InputError unless the network fits samples of this shape, the labels and the loss."""
     if net.classes != classes:
         raise InputError(f"this net knows {net.classes} classes, the labels name {classes}")
-    if net.out not in ((2 * shape[-1],) if learn_variance else (None, shape[-1])):
-        raise InputError(f"with vlb {'above' if learn_variance else 'at'} 0, a net for {tuple(shape)} needs out = "
-                         f"{shape[-1] * (1 + learn_variance)}, got {net.out}")
+    if net.out not in ((2 * shape[-1],) if learns_variance else (None, shape[-1])):
+        raise InputError(
+            f"with vlb {'above' if learns_variance else 'at'} 0, a net for {tuple(shape)} needs "
+            f"out = {shape[-1] * (1 + learns_variance)}, got {net.out}"
+        )
     if isinstance(net, UNet):
         if len(shape) != 3 or shape[2] != net.channels:
             raise InputError(f"this U-Net takes (H, W, {net.channels}), the data holds {shape}")
         net.check_size(*shape[:2])
     elif tuple(shape) != (net.dim,):
         raise InputError(f"this MLP takes ({net.dim},), the data holds {shape}")
-
-
-def _go(x, labels, net, s, recipe, state, out, about, progress, stop, ops):
-    """The loop: step, log, save; at the end, or when asked to stop, save and return the model."""
-    state = state.on(ops)
-    labels = None if labels is None else np.unique(labels, return_inverse=True)[1]
-    record, log, saved = None, None, state.step
-    machine.keep_pages()
-
-    def save():
-        nonlocal saved
-        if out is not None:
-            if record is not None:
-                check(record)               # a lazy backend's step has not been looked at yet
-            arrays = {name: ops.to_host(vector) for name, vector in state.arrays().items()}
-            log.sync()
-            checkpoint.save_run(out, {**arrays, "beta": s.beta}, {**about, "step": state.step}, about["keep"])
-            saved = state.step
-
-    try:
-        log = None if out is None else runlog.RunLog(out, state.step)
-        with machine.workers(recipe.shards) as share:
-            trainer = Trainer(net, s, x, recipe, state, share, ops, labels)
-            while state.step < recipe.steps:
-                record = trainer.step()
-                if record["step"] % about["log_every"] == 0 or record["step"] in (1, recipe.steps):
-                    record = check(record)
-                    if log:
-                        log.append(record)
-                if progress is not None:
-                    progress(record)
-                if stop is not None and stop():
-                    break
-                if state.step % about["save_every"] == 0 and state.step < recipe.steps:
-                    save()
-        save()
-    except InputError:
-        raise
-    except TinyDDPMError as error:
-        if out is None:
-            raise
-        path = pathlib.Path(out) / checkpoint.NAME
-        kept = f"{path} of step {saved} is the last good one" if saved else "no checkpoint had been saved yet"
-        raise TinyDDPMError(f"{error}; {kept}") from None
-    finally:
-        if log:
-            log.close()
-    return model.Model(net, state.ema, s, x.shape[1:], recipe.target, {**about, "step": state.step}, ops)

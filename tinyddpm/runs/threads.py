@@ -1,7 +1,7 @@
-"""What a CPU wants: batches shared among threads, one BLAS thread in each, and pages that are kept.
+"""Using a CPU's cores: a batch in parts, a thread for each, one BLAS thread in each, kept memory.
 
-NumPy lets go of the interpreter's lock inside its operations, so a batch cut in parts runs on as
-many cores as there are parts, element-wise work included. BLAS's own threads would only fight with
+NumPy releases the interpreter's lock inside its operations, so a batch cut in parts runs on as many
+cores as there are parts, element-wise work included. BLAS's own threads would only take cores from
 these.
 """
 
@@ -9,18 +9,20 @@ import ctypes
 import os
 import pathlib
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import numpy as np
 
+Share = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]  # share(f, items)
+
 
 @cache
-def openblas():
-    """The OpenBLAS that NumPy's wheel brings, as (get, set) of its thread count, or None where
-    there is none.
-    """
+def openblas() -> tuple[Callable[[], int], Callable[[int], None]] | None:
+    """Find the OpenBLAS of NumPy's wheel: (get, set) of its thread count, or None."""
     site = pathlib.Path(np.__file__).parent
     for folder in (site.parent / "numpy.libs", site / ".dylibs"):
         for path in sorted(folder.glob("*openblas*")):
@@ -28,24 +30,23 @@ def openblas():
             for suffix in ("64_", ""):
                 names = [f"scipy_openblas_{verb}_num_threads{suffix}" for verb in ("get", "set")]
                 if all(hasattr(library, name) for name in names):
-                    return tuple(getattr(library, name) for name in names)
+                    return getattr(library, names[0]), getattr(library, names[1])
     return None
 
 
-def blas_can_be_limited():
-    """Whether BLAS can be told to keep to one thread, or has been."""
+def blas_can_be_limited() -> bool:
+    """Whether BLAS can be limited to one thread, or has been."""
     return openblas() is not None or os.environ.get("OPENBLAS_NUM_THREADS") == "1"
 
 
-def cores():
-    """How many cores this process may use."""
+def cores() -> int:
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
-def workers(parts):
-    """A function map(f, items) that runs f on up to `parts` threads and returns the results in
-    order.
+def workers(parts: int) -> Iterator[Share]:
+    """Give a function share(f, items): f runs on up to `parts` threads, results are in order.
 
     Inside, BLAS keeps to one thread. Where its thread count cannot be set, and it is not one
     already, the items run one after another on this thread and BLAS uses its own threads: the
@@ -68,9 +69,8 @@ def workers(parts):
 
 
 @cache
-def keep_pages():
-    """Ask glibc to keep freed memory for the next array instead of handing it back; elsewhere do
-    nothing.
+def keep_pages() -> None:
+    """Ask glibc to keep freed memory for the next array; do nothing with another C library.
 
     A fresh page costs more than the arithmetic on it: (x + 1) (x + 2) on 3 MB takes ten times as
     long.
@@ -79,8 +79,8 @@ def keep_pages():
         return
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):           # another C library
+    except (OSError, AttributeError):  # another C library
         return
-    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3             # from malloc.h
-    mallopt(M_MMAP_THRESHOLD, 32 << 20)         # the largest value that glibc takes
+    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
+    mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest value that glibc takes
     mallopt(M_TRIM_THRESHOLD, 1 << 30)

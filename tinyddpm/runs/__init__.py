@@ -1,0 +1,1 @@
+"""A training run: its folder, checkpoints, log and lock, and the threads that it runs on."""

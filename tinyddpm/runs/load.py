@@ -1,0 +1,87 @@
+"""Loading a trained model from a run folder or a checkpoint file."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..backend import get
+from ..errors import InputError
+from ..model import Model
+from ..nn import params
+from ..nn.mlp import MLP
+from ..nn.ops import Ops
+from ..nn.unet import UNet
+from ..process import Array
+from ..schedule import Schedule
+from ..settings import TARGETS
+from . import checkpoint
+
+NETS: dict[str, Any] = {"unet": UNet, "mlp": MLP}
+
+
+def load(run: str | Path, backend: str = "numpy") -> Model:
+    """The model of a run folder or checkpoint file, with its averaged (EMA) parameters.
+
+    Args:
+        run: the folder or the file.
+        backend: a name in `backend.NAMES`.
+
+    Raises:
+        InputError: the file is no checkpoint, or the backend is not there.
+    """
+    arrays, meta = checkpoint.load(run)
+    return from_checkpoint(arrays, meta, get(backend))
+
+
+def from_checkpoint(
+    arrays: dict[str, Array], meta: dict[str, Any], ops: Ops | None = None
+) -> Model:
+    """The model in a loaded checkpoint. Raises InputError where its parts do not fit each other.
+
+    Args:
+        arrays: the checkpoint's arrays by name.
+        meta: its settings.
+        ops: the backend, by default NumPy's.
+    """
+    ops = ops or Ops()
+    try:
+        net, target = net_from_meta(meta["net"]), meta["recipe"]["target"]
+        shape, ema, schedule = tuple(meta["shape"]), arrays["ema"], Schedule(arrays["beta"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"the checkpoint lacks a part: {error}") from None
+    classes = meta.get("classes", [])
+    listed = isinstance(classes, list) and all(isinstance(k, int) for k in classes)
+    if not (listed and len(classes) == net.classes):
+        raise InputError("the checkpoint's classes do not fit its network")
+    # No setting of a net exceeds its number of parameters; one that does could make its spec
+    # endless.
+    if target not in TARGETS or max(_numbers(asdict(net))) > ema.size:
+        raise InputError("the checkpoint's parameters do not fit its network")
+    size = params.size(net.spec())
+    if ema.shape != (size,):
+        raise InputError(f"the checkpoint's ema has shape {ema.shape}, its network needs ({size},)")
+    return Model(net, ops.asarray(ema), schedule, shape, target, meta, ops)
+
+
+def net_to_meta(net: Any) -> dict[str, Any]:
+    """A network's settings and kind, as JSON's kinds of values."""
+    kind = next(kind for kind, cls in NETS.items() if isinstance(net, cls))
+    return {"kind": kind, **asdict(net)}
+
+
+def net_from_meta(meta: dict[str, Any]) -> Any:
+    """The network that `net_to_meta` described. Raises InputError for settings that no net has."""
+    try:
+        items = ((name, value) for name, value in meta.items() if name != "kind")
+        settings = {name: tuple(v) if isinstance(v, list) else v for name, v in items}
+        return NETS[meta["kind"]](**settings)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"the checkpoint's network is not one this program knows: {error}"
+        ) from None
+
+
+def _numbers(settings):
+    """The whole numbers among a network's settings, those in tuples too."""
+    parts = [v if isinstance(v, tuple) else (v,) for v in settings.values()]
+    return [n for part in parts for n in part if isinstance(n, int)]

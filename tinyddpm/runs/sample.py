@@ -1,0 +1,124 @@
+"""Drawing samples from a trained model, in parts that run side by side."""
+
+import math
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .. import noise as counter_noise
+from ..errors import InputError
+from ..model import Model
+from ..process import Array
+from ..samplers import Noise
+from ..settings import Sampling
+from ..solvers import sample_with, steps_taken
+from . import threads
+
+CHUNK = 128  # samples that go through a sampler together
+
+
+@overload
+def sample(
+    model: Model,
+    n: int = 64,
+    seed: int = 0,
+    *,
+    label: ArrayLike | None = None,
+    guidance: float = 0.0,
+    trajectory: Literal[0] = 0,
+    **how: Any,
+) -> Array: ...
+
+
+@overload
+def sample(
+    model: Model,
+    n: int = 64,
+    seed: int = 0,
+    *,
+    label: ArrayLike | None = None,
+    guidance: float = 0.0,
+    trajectory: int,
+    **how: Any,
+) -> tuple[Array, Array]: ...
+
+
+def sample(
+    model: Model,
+    n: int = 64,
+    seed: int = 0,
+    *,
+    label: ArrayLike | None = None,
+    guidance: float = 0.0,
+    trajectory: int = 0,
+    **how: Any,
+) -> Array | tuple[Array, Array]:
+    """n samples of a model; sample i depends on (seed, i) alone, up to rounding.
+
+    Args:
+        model: a trained model.
+        n: how many.
+        seed: of every number drawn.
+        label: the class to ask for, or several that the samples take in turn.
+        guidance: the weight w of Ho22 eq. 6.
+        trajectory: how many frames of x_t, from noise to data, to return as well; 0 for none.
+        how: the fields of `settings.Sampling`: sampler, steps, spacing, eta, variance, clip.
+
+    Returns:
+        float32 (n, *shape), near [-1, 1]; with a trajectory also its frames, (k, n, *shape).
+
+    Raises:
+        InputError: for settings that make no sense.
+    """
+    ops, settings = model.ops, _settings(n, trajectory, label, guidance, how)
+    steps = steps_taken(settings.sampler, model.schedule, settings.steps)
+    kept = set(np.rint(np.linspace(0, steps, trajectory)).astype(int).tolist())
+    labels = None if label is None else np.resize(label, n)
+    size = min(CHUNK, math.ceil(n / ops.shards))
+
+    def one_chunk(first):
+        denoise, count = model, min(size, n - first)
+        if labels is not None:
+            denoise = model.conditioned(labels[first : first + count], guidance)
+        return _chunk(denoise, count, Noise(seed, first), settings, kept)
+
+    threads.keep_pages()
+    with threads.workers(ops.shards) as share:
+        parts = share(one_chunk, range(0, n, size))
+    images = np.concatenate([x0 for x0, _ in parts])
+    if not trajectory:
+        return images
+    frames = [np.concatenate(pieces) for pieces in zip(*(frames for _, frames in parts))]
+    return images, np.stack(frames)
+
+
+def _chunk(model, count, noise, settings, kept):
+    """(samples, frames) of one chunk, on the host; kept: the steps whose x_t are frames."""
+    ops, first = model.ops, noise.first_sample
+    xT = ops.normal((count, *model.shape), noise.seed, counter_noise.PRIOR, 0, first)
+    frames, done = ([ops.to_host(xT)] if 0 in kept else []), 0
+
+    def watch(t_prev, xt, x0_hat):
+        nonlocal done
+        done += 1
+        if done in kept:
+            frames.append(ops.to_host(xt))
+
+    x0 = sample_with(model, model.schedule, xT, settings, noise=noise, watch=watch)
+    return ops.to_host(x0), frames
+
+
+def _settings(n, trajectory, label, guidance, how):
+    """The settings as a `Sampling`. Raises InputError for any that make no sense."""
+    if n < 1 or trajectory < 0 or trajectory == 1:
+        raise InputError(
+            f"n must be at least 1 and trajectory 0 or at least 2, got n = {n}, "
+            f"trajectory = {trajectory}"
+        )
+    if label is None and guidance:
+        raise InputError("guidance needs a class to guide to")
+    try:
+        return Sampling(**how)
+    except TypeError as error:
+        raise InputError(f"no such setting of a sampler: {error}") from None
