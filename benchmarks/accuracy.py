@@ -1,16 +1,20 @@
-"""How near each sampler comes to the truth, for how many evaluations: on a mixture whose denoiser
-is a closed form.
+"""How near each sampler comes to the truth: on a mixture whose denoiser is a closed form.
 
 Nothing is trained, so what is left is the sampler's own error. "transport" is the distance of its
 end from where the finely solved ODE carries the same x_T, root mean square, for the samplers that
 draw no noise; "sliced W" the sliced Wasserstein distance of all its ends to data.
 """
 
+import dataclasses
+
 import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
 
 from tinyddpm import from_alpha_bar, linear, noise, solvers
 from tinyddpm.exact import GaussianMixture
-from tinyddpm.plots import panels as plots
+from tinyddpm.plots import figures
+from tinyddpm.settings import Sampling
 
 # steps of the schedule; the reference solution takes FINE times as many
 T, FINE = 1000, 4
@@ -19,57 +23,76 @@ MEANS = [[-0.6, -0.4], [-0.1, 0.6], [0.5, 0.2], [0.4, -0.6]]
 COVS = [[[0.02, 0.012], [0.012, 0.02]], 0.005, [0.03, 0.004], 0.01]
 WEIGHTS = [0.3, 0.2, 0.3, 0.2]
 WAYS = {
-    **{name: (name, {"spacing": "uniform"}) for name in ("ddim", "euler", "heun", "dpmpp_2m")},
-    **{f"{name}, logsnr": (name, {"spacing": "logsnr"}) for name in ("ddim", "heun", "dpmpp_2m")},
-    "ddim, eta 1": ("ddim", {"eta": 1.0}),
-    "ancestral": ("ancestral", {}),
-    "langevin": ("langevin", {}),
+    "ddim": Sampling("ddim", spacing="uniform", clip=None),
+    "euler": Sampling("euler", spacing="uniform", clip=None),
+    "heun": Sampling("heun", spacing="uniform", clip=None),
+    "dpmpp_2m": Sampling("dpmpp_2m", spacing="uniform", clip=None),
+    "ddim, logsnr": Sampling("ddim", spacing="logsnr", clip=None),
+    "heun, logsnr": Sampling("heun", spacing="logsnr", clip=None),
+    "dpmpp_2m, logsnr": Sampling("dpmpp_2m", spacing="logsnr", clip=None),
+    "ddim, eta 1": Sampling("ddim", eta=1.0, clip=None),
+    "ancestral": Sampling("ancestral", clip=None),
+    "langevin": Sampling("langevin", clip=None),
 }
+# (which error, title, the ways shown) of each panel of the picture
+PANELS = (
+    (
+        "transport",
+        "Distance from where the ODE truly ends",
+        ("ddim", "euler", "heun, logsnr", "dpmpp_2m", "dpmpp_2m, logsnr"),
+    ),
+    (
+        "sliced",
+        "Sliced Wasserstein distance to data",
+        ("ddim", "dpmpp_2m, logsnr", "ancestral", "langevin"),
+    ),
+)
 
 
 def measure(quick):
-    """{"floor": W of two draws of data, sampler: [{"steps", "evaluations", "sliced", "transport" or
-    None}]}.
+    """{"floor": W of two draws of data, way: [a row for each number of steps]}.
+
+    A row is {"steps", "evaluations", "sliced", "transport"}, transport None where noise is drawn.
     """
     s, n = linear(T), POINTS // 8 if quick else POINTS
-    denoise, xT = (
-        GaussianMixture(WEIGHTS, MEANS, COVS, s),
-        noise.normal((n, 2), 0, noise.PRIOR).astype(np.float64),
-    )
+    denoise = GaussianMixture(WEIGHTS, MEANS, COVS, s)
+    xT = noise.normal((n, 2), 0, noise.PRIOR).astype(np.float64)
     data, true = denoise.sample(n, seed=1), _carried(s, xT)
     rows = {"floor": sliced(denoise.sample(n, seed=2), data)}
-    for way, (name, options) in WAYS.items():
+    for way, how in WAYS.items():
         rows[way] = []
+        still = how.sampler not in ("ancestral", "langevin") and not how.eta
         for steps in STEPS[:4] if quick else STEPS:
-            x = solvers.sample_with(name, denoise, s, xT, steps, **options)
-            still = name not in ("ancestral", "langevin") and not options.get("eta")
-            apart = float(np.sqrt(((x - true) ** 2).sum(axis=1).mean())) if still else None
+            x = solvers.sample_with(denoise, s, xT, dataclasses.replace(how, steps=steps))
             rows[way].append(
                 {
                     "steps": steps,
-                    "evaluations": solvers.evaluations(name, steps),
+                    "evaluations": solvers.evaluations(how.sampler, steps),
                     "sliced": sliced(x, data),
-                    "transport": apart,
+                    "transport": _distance(x, true) if still else None,
                 }
             )
     return rows
 
 
 def _carried(s, xT):
-    """Where the ODE carries xT: DPM-Solver++(2M) on a schedule FINE times as fine through the same
-    alpha_bar.
-    """
+    """Where the ODE carries xT: DPM-Solver++(2M) in FINE times as many steps."""
     log = np.interp(np.arange(FINE * s.T + 1) / FINE, np.arange(s.T + 1), np.log(s.alpha_bar))
     fine = from_alpha_bar(np.exp(log))
-    return solvers.dpmpp_2m(GaussianMixture(WEIGHTS, MEANS, COVS, fine), fine, xT, fine.T)
+    denoise = GaussianMixture(WEIGHTS, MEANS, COVS, fine)
+    return solvers.dpmpp_2m(denoise, fine, xT, steps=fine.T)
+
+
+def _distance(a, b):
+    """The root mean square distance of the points of a from those of b."""
+    return float(np.sqrt(((a - b) ** 2).sum(axis=1).mean()))
 
 
 def sliced(a, b):
-    """Sliced Wasserstein-2 distance of two sets of as many points in the plane, over ANGLES even
-    directions.
+    """Sliced Wasserstein-2 distance of two sets of as many points in the plane.
 
-    sqrt of the mean over directions of the mean squared distance of the sorted projections
-    (Bonneel15 section 2).
+    sqrt of the mean, over ANGLES even directions, of the mean squared distance of the sorted
+    projections (Bonneel15 section 2).
     """
     angle = np.pi * (np.arange(ANGLES) + 0.5) / ANGLES
     turned = np.stack([np.cos(angle), np.sin(angle)])
@@ -85,36 +108,30 @@ def table(rows):
     for way, found in rows.items():
         for row in found if way != "floor" else ():
             apart = "" if row["transport"] is None else f"{row['transport']:.5f}"
-            lines.append(
-                f"    {way:20}{row['steps']:7}{row['evaluations']:13}{apart:>12}{row['sliced']:11.4f}"
-            )
+            counts = f"{row['steps']:7}{row['evaluations']:13}"
+            lines.append(f"    {way:20}{counts}{apart:>12}{row['sliced']:11.4f}")
     return "\n".join(lines)
 
 
-def draw(rows):
-    """The table as a picture, a PIL image: both errors against evaluations, both axes logarithmic."""
-    figure = plots.Figure(1000, 400)
-    transported, spread = (
-        ("ddim", "euler", "heun, logsnr", "dpmpp_2m", "dpmpp_2m, logsnr"),
-        ("ddim", "dpmpp_2m, logsnr", "ancestral", "langevin"),
-    )
-    for left, what, title, ways in (
-        (70, "transport", "distance from where the ODE truly ends", transported),
-        (570, "sliced", "sliced Wasserstein distance to data", spread),
-    ):
-        panel = figure.panel((left, 40, 400, 300), title, xlabel="network evaluations", log="xy")
-        for colour, way in zip(plots.PALETTE, ways):
-            panel.line(
-                *zip(*[(row["evaluations"], row[what]) for row in rows[way]]),
-                colour=colour,
-                label=way,
-            )
+def draw(rows) -> Image.Image:
+    """The table as a picture."""
+    return figures.to_image(plot(rows))
+
+
+@figures.styled
+def plot(rows) -> Figure:
+    """The table as curves: both errors against evaluations, all axes logarithmic."""
+    sheet = figures.figure(1000, 400)
+    for axes, (what, title, ways) in zip(sheet.subplots(1, 2), PANELS):
+        axes.set(title=title, xlabel="network evaluations", xscale="log", yscale="log")
+        for colour, way in zip(figures.PALETTE, ways):
+            found = [(row["evaluations"], row[what]) for row in rows[way]]
+            axes.plot(*zip(*found), "o-", color=colour, markersize=4, label=way)
         if what == "sliced":
-            panel.line(
-                [5, 400],
-                [rows["floor"]] * 2,
-                colour=plots.GREY,
-                label="two draws of data",
-                dash=(6, 4),
+            axes.axhline(
+                rows["floor"], color=figures.GREY, linestyle="--", label="two draws of data"
             )
-    return figure.image()
+            figures.few_decades(axes.yaxis)
+        figures.few_decades(axes.xaxis)
+        axes.legend(loc="upper right")
+    return sheet

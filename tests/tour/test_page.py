@@ -1,6 +1,4 @@
-"""page.py and its template: one file that needs nothing else, and runs in a browser where one is
-installed.
-"""
+"""page.py and its template: one file that needs nothing else, and runs in a browser."""
 
 import base64
 import html
@@ -15,9 +13,7 @@ import pytest
 from PIL import Image
 
 from tinyddpm import noise, process
-from tinyddpm.tour import chapters as tour
-from tinyddpm.tour import page
-from tinyddpm.tour import spirals as tour_model
+from tinyddpm.tour import page, spirals
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
@@ -34,17 +30,17 @@ NAMES = (
     "8-likelihood",
     "9-gpu",
 )
-TINY = tour_model.Setting(steps=3, batch=8, hidden=8, points=32, checks=2, cloud=40, frames=5)
+TINY = spirals.Setting(steps=3, batch=8, hidden=8, points=32, checks=2, cloud=40, frames=5)
 
 
 @pytest.fixture(scope="module")
-def learnt():
-    return tour_model.learn(TINY, seed=2)
+def learned():
+    return spirals.learn(TINY, seed=2)
 
 
 @pytest.fixture(scope="module")
-def arrays(learnt):
-    return page.motion(learnt)
+def arrays(learned):
+    return page.motion(learned)
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +49,13 @@ def text(arrays):
     take for its own.
     """
     chapters = [
-        tour_model.Chapter(
-            name,
-            f"T<{name}>",
-            Image.new("RGB", (1000, 30), "grey"),
-            f'alt "{name}" & more',
-            [f"{name}: 1 < 2."],
-            "a & b",
+        spirals.Chapter(
+            name, f"T<{name}>", None, f'alt "{name}" & more', [f"{name}: 1 < 2."], "a & b"
         )
         for name in NAMES
     ]
-    return page.build(chapters, {c.name: tour.png(c.figure) for c in chapters}, arrays, seed=2)
+    pictures = {name: Image.new("RGB", (1000, 30), "grey") for name in NAMES}
+    return page.build(chapters, pictures, arrays, seed=2)
 
 
 class Tags(html.parser.HTMLParser):
@@ -128,16 +120,16 @@ def unpacked(part):
     return part["unit"] * np.frombuffer(base64.b64decode(part["data"]), "<i2")
 
 
-def test_the_animations_hold_the_process_itself(learnt, arrays):
+def test_the_animations_hold_the_process_itself(learned, arrays):
     """What the page computes from the embedded x_0, eps and alpha_bar is Ho20 eq. 4, to half a unit
     of int16.
     """
-    s = learnt.s
+    s = learned.s
     alpha_bar = np.frombuffer(base64.b64decode(arrays["alpha_bar"]), "<f4")
     np.testing.assert_array_equal(alpha_bar, s.alpha_bar.astype(np.float32))
     x0, eps = (unpacked(arrays[name]).reshape(-1, 2) for name in ("x0", "eps"))
-    assert len(x0) == TINY.cloud and learnt.truth.log_density(x0, 0).mean() > -1, "x0 is data"
-    drawn = noise.normal((TINY.cloud, 2), learnt.seed + 5, noise.EPS)
+    assert len(x0) == TINY.cloud and learned.truth.log_density(x0, 0).mean() > -1, "x0 is data"
+    drawn = noise.normal((TINY.cloud, 2), learned.seed + 5, noise.EPS)
     assert np.abs(eps - drawn).max() <= 0.5 * arrays["eps"]["unit"] * (1 + 1e-9)
     for t in (1, 500, 1000):
         seen = np.sqrt(alpha_bar[t]) * x0 + np.sqrt(1 - alpha_bar[t]) * eps
@@ -149,15 +141,15 @@ def test_the_animations_hold_the_process_itself(learnt, arrays):
         arrays["times"][0] == s.T and arrays["times"][-1] == 0 and all(np.diff(arrays["times"]) < 0)
     )
     assert len(arrays["times"]) == len(frames) and arrays["T"] == s.T
-    start = tour_model.start(learnt, TINY.cloud)
+    start = spirals.start(learned, TINY.cloud)
     assert np.abs(frames[0] - start).max() <= 0.5 * arrays["reverse"]["unit"] * (1 + 1e-9)
     t, t_next = arrays["times"][:2]
-    x0_hat = learnt.ema.x0_hat(start, t)
+    x0_hat = learned.ema.x0_hat(start, t)
     ddim = np.sqrt(s.alpha_bar[t_next]) * x0_hat + np.sqrt(
         1 - s.alpha_bar[t_next]
-    ) * process.predict_eps(s, start, t, x0_hat)
-    # Beside half a unit, the net's output is float32 and x0_hat is divided by sqrt(1 - alpha_bar),
-    # near 1.
+    ) * process.eps_from_x0(s, start, t, x0_hat)
+    # Beside half a unit, the net's prediction is float32 and x0_hat is divided by
+    # sqrt(1 - alpha_bar), near 1.
     assert np.abs(frames[1] - ddim).max() <= 0.5 * arrays["reverse"]["unit"] + 1e-4
 
 
@@ -174,7 +166,7 @@ def test_scaled_keeps_an_array_to_half_a_unit(array):
 
 ASKED = """
 <script>
-const said = {}, frame = document.querySelector("iframe");
+const seen = {}, frame = document.querySelector("iframe");
 function pixels(canvas) {       // read from a copy that is made for reading
   const copy = document.createElement("canvas");
   copy.width = copy.height = canvas.width;
@@ -197,31 +189,32 @@ function spread(canvas) {       // of the dots, in the plane's units: the canvas
 }
 frame.addEventListener("load", () => setTimeout(() => {
   const inside = frame.contentWindow, page = inside.document, body = page.body;
-  const input = page.querySelector("#forward input"), button = page.querySelector("#forward button");
-  said.drawn = [Number(body.dataset.forwardDrawn), Number(body.dataset.reverseDrawn)];
-  said.playing = button.textContent;
+  const input = page.querySelector("#forward input");
+  const button = page.querySelector("#forward button");
+  seen.drawn = [Number(body.dataset.forwardDrawn), Number(body.dataset.reverseDrawn)];
+  seen.playing = button.textContent;
   input.value = 500;
   input.dispatchEvent(new inside.Event("input"));
-  said.forward = body.dataset.forwardSaid;
-  said.shown = page.querySelector("#forward output").textContent;
-  said.spread = spread(page.querySelector("#forward canvas"));
-  said.spoken = input.getAttribute("aria-valuetext");
-  said.paused = button.textContent;
+  seen.forward = body.dataset.forwardText;
+  seen.shown = page.querySelector("#forward output").textContent;
+  seen.spread = spread(page.querySelector("#forward canvas"));
+  seen.spoken = input.getAttribute("aria-valuetext");
+  seen.paused = button.textContent;
   const reverse = page.querySelector("#reverse input");
   reverse.value = reverse.max;
   reverse.dispatchEvent(new inside.Event("input"));
-  said.reverse = body.dataset.reverseSaid;
-  said.ink = [...page.querySelectorAll("canvas")].map(inked);
-  said.overflow = page.documentElement.scrollWidth - page.documentElement.clientWidth;
-  said.width = inside.innerWidth;
-  said.paper = inside.getComputedStyle(body).backgroundColor;
-  said.ground = inside.getComputedStyle(page.querySelector(".scroll")).backgroundColor;
-  said.problems = inside.problems;
+  seen.reverse = body.dataset.reverseText;
+  seen.ink = [...page.querySelectorAll("canvas")].map(inked);
+  seen.overflow = page.documentElement.scrollWidth - page.documentElement.clientWidth;
+  seen.width = inside.innerWidth;
+  seen.paper = inside.getComputedStyle(body).backgroundColor;
+  seen.ground = inside.getComputedStyle(page.querySelector(".scroll")).backgroundColor;
+  seen.problems = inside.problems;
   button.click();
   setTimeout(() => {
-    said.again = Number(input.value);
+    seen.again = Number(input.value);
     button.click();
-    document.body.dataset.said = JSON.stringify(said);
+    document.body.dataset.found = JSON.stringify(seen);
   }, 700);
 }, 700));
 </script>
@@ -264,7 +257,7 @@ def browse(tmp_path, text, *flags):
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert "CONSOLE" not in done.stderr, done.stderr
-    found = re.search(r'<body data-said="([^"]*)"', done.stdout)
+    found = re.search(r'<body data-found="([^"]*)"', done.stdout)
     assert found, f"the script did not come to its end: {done.stdout[-500:]} {done.stderr[-500:]}"
     return json.loads(html.unescape(found[1]))
 
@@ -276,35 +269,35 @@ needs_browser = pytest.mark.skipif(
 
 @needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_in_a_browser(tmp_path, text, learnt, arrays, scheme):
-    said = browse(tmp_path, text, f"--blink-settings=preferredColorScheme={int(scheme == 'light')}")
-    assert said["problems"] == [] and said["width"] == 360 and said["overflow"] <= 0
-    assert min(said["drawn"]) > 1 and said["playing"] == "Pause", "it plays by itself"
-    alpha_bar = learnt.s.alpha_bar[500]
+def test_in_a_browser(tmp_path, text, learned, arrays, scheme):
+    seen = browse(tmp_path, text, f"--blink-settings=preferredColorScheme={int(scheme == 'light')}")
+    assert seen["problems"] == [] and seen["width"] == 360 and seen["overflow"] <= 0
+    assert min(seen["drawn"]) > 1 and seen["playing"] == "Pause", "it plays by itself"
+    alpha_bar = learned.s.alpha_bar[500]
     assert (
-        said["forward"].startswith("t = 500,") and f"alpha_bar = {alpha_bar:.4f}" in said["forward"]
+        seen["forward"].startswith("t = 500,") and f"alpha_bar = {alpha_bar:.4f}" in seen["forward"]
     )
-    assert float(said["forward"].split("SNR = ")[1]) == pytest.approx(
+    assert float(seen["forward"].split("SNR = ")[1]) == pytest.approx(
         alpha_bar / (1 - alpha_bar), rel=5e-3
     )
-    assert said["shown"] == said["spoken"] == said["forward"]
+    assert seen["shown"] == seen["spoken"] == seen["forward"]
     x0, eps = (unpacked(arrays[name]).reshape(-1, 2) for name in ("x0", "eps"))
-    xt = process.q_sample(learnt.s, x0, 500, eps)
+    xt = process.q_sample(learned.s, x0, 500, eps)
     # Dots that overlap count once: of 40, one or two, so the pixels' mean square is near the
     # points' own.
-    assert said["spread"] == pytest.approx(
+    assert seen["spread"] == pytest.approx(
         [xt.sum(axis=1).mean(), (xt**2).sum(axis=1).mean()], rel=0.1, abs=0.1
     )
-    assert said["paused"] == "Play", "whoever moves the slider stops the play"
-    assert said["reverse"].startswith("t = 0,") and said["again"] > 500, "and may set it off again"
+    assert seen["paused"] == "Play", "whoever moves the slider stops the play"
+    assert seen["reverse"].startswith("t = 0,") and seen["again"] > 500, "and may set it off again"
     # A dot of radius 1.5 covers some 7 pixels; 40 of them, some over others or outside.
-    assert min(said["ink"]) > 40
-    paper = sum(map(int, re.findall(r"\d+", said["paper"])[:3]))
+    assert min(seen["ink"]) > 40
+    paper = sum(map(int, re.findall(r"\d+", seen["paper"])[:3]))
     assert paper > 700 if scheme == "light" else paper < 120
-    assert said["ground"] == "rgb(255, 255, 255)", "figures stand on white in both"
+    assert seen["ground"] == "rgb(255, 255, 255)", "figures stand on white in both"
 
 
 @needs_browser
 def test_nothing_moves_for_those_who_ask_for_that(tmp_path, text):
-    said = browse(tmp_path, text, "--force-prefers-reduced-motion")
-    assert said["drawn"] == [1, 1] and said["playing"] == "Play" and said["again"] > 500
+    seen = browse(tmp_path, text, "--force-prefers-reduced-motion")
+    assert seen["drawn"] == [1, 1] and seen["playing"] == "Play" and seen["again"] > 500

@@ -1,1 +1,1 @@
-"""Pictures: grids of images, animations, plots."""
+"""Pictures: grids of images and animations by Pillow, plots by matplotlib."""

@@ -1,43 +1,39 @@
-"""Pictures drawn with Pillow alone: grids of images, scatter plots, the loss curve, animations.
+"""Grids of images and animations, drawn by Pillow. A file is seen whole or not at all."""
 
-Every file is written beside its place and renamed, so that a reader never sees half a picture.
-"""
-
-import contextlib
+import io
 import math
 import os
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from ..datasets.sets import to_uint8
-from ..errors import InputError, TinyDDPMError
-from . import curves
+from ..errors import InputError
+from ..runs.checkpoint import write_atomic
 
 WIDTH = 768  # a grid is enlarged by the whole factor that comes nearest to this width
 GAP = 40  # grey level between the images of a grid
-INK, GREY, FAINT = (31, 90, 160), (165, 165, 165), (225, 225, 225)
 GREYS = 32  # in a grey animation's palette
-RADIUS, OPACITY = 1.3, 0.6  # of a scatter plot's dots; the radius in pixels
 
 
-def grid(images, columns=None, scale=None):
-    """Lay images out row by row: (N, H, W, C) in [-1, 1] -> PIL image of mode L (C = 1) or RGB.
+def grid(images: ArrayLike, columns: int | None = None, scale: int | None = None) -> Image.Image:
+    """Images row by row: (N, H, W, C) in [-1, 1] -> a picture of mode L (C = 1) or RGB.
 
     C = 2 and C = 4 carry alpha in their last channel and are laid on white. columns defaults to a
     square layout, scale to a width near 768 pixels; pixels are repeated, not blurred. Raises
     InputError on other shapes.
     """
-    images = np.asarray(images)
-    if images.ndim != 4 or images.size == 0 or not 1 <= images.shape[3] <= 4:
-        raise InputError(f"a grid needs images (N, H, W, C) with C in 1..4, got {images.shape}")
-    n, h, w, c = images.shape
+    x = np.asarray(images)
+    if x.ndim != 4 or x.size == 0 or not 1 <= x.shape[3] <= 4:
+        raise InputError(f"a grid needs images (N, H, W, C) with C in 1..4, got {x.shape}")
+    n, h, w, c = x.shape
     columns = min(n, columns or math.ceil(math.sqrt(n)))
     rows = -(-n // columns)
     scale = scale or max(1, round(WIDTH / (columns * (w + 1))))
     gap = max(1, scale // 2)
-    pixels = to_uint8(images)
+    pixels = to_uint8(x)
     if c in (2, 4):
         alpha = pixels[..., -1:] / 255
         pixels = np.rint(pixels[..., :-1] * alpha + 255 * (1 - alpha)).astype(np.uint8)
@@ -54,46 +50,44 @@ def grid(images, columns=None, scale=None):
     return Image.fromarray(sheet[..., 0] if sheet.shape[2] == 1 else sheet)
 
 
-def scatter(points, size=512, reference=None, extent=1.15):
-    """Plot points (N, D) in [-extent, extent]^2 as blue dots, over `reference` in grey: RGB of size
-    x size.
+def picture(x: ArrayLike, reference: ArrayLike | None = None) -> Image.Image:
+    """Samples as what they are: a grid of images (N, H, W, C), a scatter plot of points (N, D).
 
-    D > 2 shows the first two coordinates, D = 1 a histogram. Raises InputError on other shapes.
+    reference: points (M, D) to draw in grey under those of x, or None.
     """
-    layers = [
-        (np.asarray(cloud, np.float64), colour)
-        for cloud, colour in ((reference, GREY), (points, INK))
-        if cloud is not None
-    ]
-    for cloud, _ in layers:
-        if cloud.ndim != 2 or cloud.size == 0:
-            raise InputError(f"a scatter plot needs points (N, D), got {cloud.shape}")
-    draw = _dots if layers[-1][0].shape[1] > 1 else _bars
-    canvas = np.full((size, size, 3), 255.0)
-    for cloud, colour in layers:
-        canvas += draw(cloud, size, extent)[..., None] * (np.array(colour) - canvas)
-    canvas[[0, -1]] = canvas[:, [0, -1]] = FAINT
-    return Image.fromarray(np.rint(canvas).astype(np.uint8))
+    if np.ndim(x) == 4:
+        return grid(x)
+    from . import figures  # here, for a grid needs no matplotlib
+
+    return figures.to_image(figures.scatter(x, reference=reference))
 
 
-def picture(x, reference=None):
-    """Draw samples as what they are: a grid for images (N, H, W, C), a scatter plot for points (N,
-    D).
-    """
-    return grid(x) if np.ndim(x) == 4 else scatter(x, reference=reference)
+def png(image: Image.Image) -> bytes:
+    """The bytes of the image's PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
 
 
-def save_png(path, image):
-    """Write a PIL image as PNG; raises TinyDDPMError where the file cannot be written."""
-    with _replacing(path) as temporary:
-        image.save(temporary, format="PNG", optimize=True)
+def save_png(path: str | os.PathLike[str], image: Image.Image) -> None:
+    """Write an image as PNG; raises TinyDDPMError where the file cannot be written."""
+    write_atomic(path, png(image))
 
 
-def save_gif(path, frames, ms=60, hold=1500):
-    """Write PIL images as a GIF that loops: `ms` milliseconds a frame, the last held for `hold`.
+def save_gif(
+    path: str | os.PathLike[str], frames: Sequence[Image.Image], ms: int = 60, hold: int = 1500
+) -> None:
+    """Write images as a GIF that loops; one palette serves all frames.
 
-    One palette serves all frames. Raises InputError without frames, TinyDDPMError where the file
-    cannot be written.
+    Args:
+        path: the file.
+        frames: images of one size.
+        ms: milliseconds that a frame is shown for.
+        hold: milliseconds that the last one is shown for.
+
+    Raises:
+        InputError: there are no frames.
+        TinyDDPMError: the file cannot be written.
     """
     if not frames:
         raise InputError("an animation needs at least one frame")
@@ -102,15 +96,16 @@ def save_gif(path, frames, ms=60, hold=1500):
     frames = [
         frame.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames
     ]
-    with _replacing(path) as temporary:
-        frames[0].save(
-            temporary,
-            format="GIF",
-            save_all=True,
-            append_images=frames[1:],
-            loop=0,
-            duration=[ms] * (len(frames) - 1) + [hold],
-        )
+    buffer = io.BytesIO()
+    frames[0].save(
+        buffer,
+        format="GIF",
+        save_all=True,
+        append_images=frames[1:],
+        loop=0,
+        duration=[ms] * (len(frames) - 1) + [hold],
+    )
+    write_atomic(path, buffer.getvalue())
 
 
 def _palette(frames):
@@ -129,52 +124,3 @@ def _palette(frames):
     )
     colours[(colours > 247).all(axis=1)] = 255  # averaging tints a white background
     return colours.ravel().tolist()
-
-
-def loss_curve(steps, losses, path):
-    """Write `curves.loss_curve` as a PNG: raw losses light, smoothed dark, over the steps."""
-    save_png(path, curves.loss_curve(steps, losses))
-
-
-def _dots(points, size, extent):
-    """How much of each pixel the dots cover, (size, size) in [0, 1]: 1 - prod_dots (1 - opacity
-    area).
-    """
-    points = points[np.isfinite(points).all(axis=1)]
-    x = (points[:, 0] / extent + 1) * size / 2
-    y = (1 - points[:, 1] / extent) * size / 2
-    reach = math.ceil(RADIUS + 0.5)
-    transparency = np.zeros(size * size)  # its logarithm: products become sums
-    for i, j in np.ndindex(2 * reach + 1, 2 * reach + 1):
-        column, row = np.floor(x) + i - reach, np.floor(y) + j - reach
-        # A disc covers a pixel by about the distance from the pixel's centre to its edge:
-        # antialiasing.
-        area = np.clip(RADIUS + 0.5 - np.hypot(column + 0.5 - x, row + 0.5 - y), 0, 1)
-        inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
-        place = (row * size + column)[inside].astype(np.int64)
-        transparency += np.bincount(place, np.log1p(-OPACITY * area[inside]), size * size)
-    return -np.expm1(transparency).reshape(size, size)
-
-
-def _bars(values, size, extent):
-    """A histogram of the first column, as covered area (size, size); the tallest bar has 0.9 of it."""
-    edges = np.linspace(-extent, extent, 1 + size // 8)
-    counts = np.histogram(values[:, 0], edges)[0]
-    heights = np.repeat(counts, -(-size // len(counts)))[:size] * (
-        0.9 * size / max(counts.max(), 1)
-    )
-    return OPACITY * np.clip(heights - np.arange(size)[::-1, None], 0, 1)
-
-
-@contextlib.contextmanager
-def _replacing(path):
-    """Give a temporary name beside `path`, and rename it to `path` when all was written."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise TinyDDPMError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

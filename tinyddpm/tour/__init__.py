@@ -1,1 +1,1 @@
-"""The tour: one figure and a few sentences for each chapter of docs/, and a page that holds them."""
+"""The tour: a figure and a few sentences for each chapter of docs/, and a page that holds them."""

@@ -1,98 +1,105 @@
-"""tinyddpm tour: the nine chapters in the terminal, their figures, and one page that holds them and
-the animations.
-"""
+"""What `tinyddpm tour` does: nine chapters in the terminal, their figures, and one page."""
 
-import io
 import pathlib
 import sys
 import textwrap
+from collections.abc import Callable
+from typing import Any
 
 from PIL import Image
 
 from ..errors import InputError
-from ..plots import images as figures
+from ..plots import figures, images
 from ..runs import threads
 from ..runs.checkpoint import write_atomic
-from . import code as tour_code
-from . import forward as tour_figures
-from . import learned as tour_learnt
 from . import page
-from . import scores as tour_scores
-from .spirals import Setting, learn
+from .forward import bayes, bound, destroying_data
+from .gpu import gpu
+from .gradients import gradients
+from .learned import density, sampling, training
+from .scores import scores
+from .spirals import Chapter, Setting, learn
 
 COLUMNS = 78
 COLOURS = 256  # in a figure's palette: plots need few, and it halves their bytes
 
 
-def tour(out="tour", seed=0, backend="numpy", say=print, setting=None, progress=None):
-    """Walk through the nine chapters: OUT/1-destroying-data.png .. OUT/9-gpu.png and
-    OUT/index.html.
+def tour(
+    out: str | pathlib.Path = "tour",
+    seed: int = 0,
+    backend: str = "numpy",
+    show: Callable[[str], object] = print,
+    setting: Setting | None = None,
+    progress: Callable[[dict[str, Any]], object] | None = None,
+) -> list[Chapter]:
+    """The nine chapters: OUT/1-destroying-data.png .. OUT/9-gpu.png and OUT/index.html.
 
-    Trains a small perceptron on points in the plane, on a backend; nothing is fetched. say: called
-    with each paragraph; setting: a `Setting`, how much is computed; progress: called with each
-    training step's record. Returns the chapters. Raises InputError where the folder cannot be made
-    or the backend is not there, and TinyDDPMError where the disk refuses.
+    A small perceptron is trained on points in the plane; nothing is fetched. Returns the chapters.
+
+    Args:
+        out: the folder.
+        seed: of every random number.
+        backend: where to train.
+        show: called with each paragraph of text.
+        setting: how much to compute.
+        progress: called with the record of each training step.
+
+    Raises:
+        InputError: the folder cannot be made, or the backend is not there.
+        TinyDDPMError: a file cannot be written.
     """
-    out, setting = pathlib.Path(out), setting or Setting()
+    folder, setting = _folder(out), setting or Setting()
+    chapters: list[Chapter] = []
+    pictures: dict[str, Image.Image] = {}
+
+    def finish(chapter):
+        pictures[chapter.name] = picture(chapter)
+        images.save_png(folder / f"{chapter.name}.png", pictures[chapter.name])
+        chapters.append(chapter)
+        show(as_text(chapter))
+
+    # On arrays this small BLAS's own threads would wait for each other; inside, it keeps to one.
+    with threads.workers(2):
+        for make in (destroying_data, bayes, bound, gradients):
+            finish(make(seed))
+        steps = f"{setting.steps} steps on points in the plane, by {backend}"
+        show(f"Training a perceptron for {steps} ...\n")
+        learned = learn(setting, seed, backend, progress)
+        finish(training(learned))
+        finish(sampling(learned))
+        finish(scores(seed))
+        finish(density(learned))
+        finish(gpu(seed))
+        arrays = page.motion(learned)
+    write_atomic(folder / "index.html", page.build(chapters, pictures, arrays, seed).encode())
+    return chapters
+
+
+def _folder(out):
+    """The folder, made where it is missing."""
+    out = pathlib.Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {out}: {error.strerror}") from None
-    chapters = []
-
-    def tell(chapter):
-        figures.save_png(out / f"{chapter.name}.png", reduced(chapter.figure))
-        chapters.append(chapter)
-        say(told(chapter))
-
-    # On arrays this small BLAS's own threads would wait for each other; inside, it keeps to one.
-    with threads.workers(2):
-        for make in (
-            tour_figures.destroying_data,
-            tour_figures.bayes,
-            tour_figures.bound,
-            tour_code.gradients,
-        ):
-            tell(make(seed))
-        say(
-            f"Training a perceptron for {setting.steps} steps on points in the plane, by {backend} ...\n"
-        )
-        learnt = learn(setting, seed, backend, progress)
-        tell(tour_learnt.training(learnt))
-        tell(tour_learnt.sampling(learnt))
-        tell(tour_scores.scores(seed))
-        tell(tour_learnt.density(learnt))
-        tell(tour_code.gpu(seed))
-        arrays = page.motion(learnt)
-    pictures = {chapter.name: png(chapter.figure) for chapter in chapters}
-    write_atomic(out / "index.html", page.build(chapters, pictures, arrays, seed).encode())
-    return chapters
+    return out
 
 
-def told(chapter):
+def picture(chapter: Chapter) -> Image.Image:
+    """A chapter's figure as an image, with a palette in place of full colours."""
+    full, method = figures.to_image(chapter.figure), Image.Quantize.MAXCOVERAGE
+    return full.quantize(COLOURS, method, kmeans=3, dither=Image.Dither.NONE)
+
+
+def as_text(chapter: Chapter) -> str:
     """A chapter as plain text of at most 80 columns, its heading bold on a terminal."""
     heading = f"{chapter.name[0]}  {chapter.title}"
     if sys.stdout.isatty():
         heading = f"\033[1m{heading}\033[0m"
     rows = [heading]
+    first, other = " " * 3, " " * 5
     for sentence in (*chapter.sentences(), f"Read: {chapter.read}"):
         rows += textwrap.wrap(
-            sentence,
-            COLUMNS,
-            initial_indent="   ",
-            subsequent_indent="     ",
-            break_on_hyphens=False,
+            sentence, COLUMNS, initial_indent=first, subsequent_indent=other, break_on_hyphens=False
         )
     return "\n".join(rows) + "\n"
-
-
-def reduced(figure):
-    """A figure with a palette in place of full colours."""
-    return figure.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-
-
-def png(figure):
-    """The bytes of the figure's file."""
-    buffer = io.BytesIO()
-    reduced(figure).save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()

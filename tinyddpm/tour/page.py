@@ -1,9 +1,7 @@
-"""The tour's page: one HTML file that asks for nothing from elsewhere, with its figures and
-animations inside.
+"""The tour's page: one HTML file that loads nothing else, with its figures and animations inside.
 
-The template, page.html, has the words, the style and the script; what is filled in here are the
-figures, the numbers of this run, and the animations' arrays, as base64 of little-endian int16 and
-float32.
+The template, page.html, has the words, the style and the script. Filled in here are the figures,
+the numbers of this run, and the animations' arrays, as base64 of little-endian int16 and float32.
 """
 
 import base64
@@ -11,61 +9,77 @@ import html
 import json
 import pathlib
 import re
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from .. import noise
+from ..plots.images import png
+from ..process import Array
 from ..samplers import ddim
-from .spirals import start
+from .spirals import Chapter, Learned, start
 
 TEMPLATE = pathlib.Path(__file__).parent / "page.html"
 WHOLE = 32767  # what the largest coordinate becomes
 
 
-def build(chapters, pictures, arrays, seed=0):
-    """The page as a string. pictures: each chapter's PNG, bytes by its name; arrays: `motion`'s.
+def build(
+    chapters: list[Chapter], pictures: dict[str, Image.Image], arrays: dict[str, Any], seed: int = 0
+) -> str:
+    """The page as a string.
 
-    Raises KeyError for a chapter that the template speaks of and that is not there.
+    Args:
+        chapters: all that the template names.
+        pictures: the figure of each chapter, by its name.
+        arrays: `motion`'s.
+        seed: the tour's, which the page mentions.
+
+    Raises:
+        KeyError: a chapter of the template is missing.
     """
-    chapters = {chapter.name: chapter for chapter in chapters}
+    by_name = {chapter.name: chapter for chapter in chapters}
 
     def figure(match):
-        chapter = chapters[match[1]]
-        source = base64.b64encode(pictures[chapter.name]).decode()
-        width, height = chapter.figure.size
-        said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in chapter.sentences())
-        return (
-            f'<figure>\n<div class="scroll" tabindex="0" role="region" aria-label="Figure: '
-            f'{html.escape(chapter.title)}">\n<img src="data:image/png;base64,{source}" width="{width}" '
-            f'height="{height}" alt="{html.escape(chapter.alt)}"></div>\n<figcaption><p>In this run:</p>'
-            f'<ul>{said}</ul><p class="read">Read: <code>{html.escape(chapter.read)}</code></p></figcaption>'
-            f"\n</figure>"
-        )
+        return _figure(by_name[match[1]], pictures[match[1]])
 
     filled = re.sub(r"<!-- figure ([\w-]+) -->", figure, TEMPLATE.read_text(encoding="utf-8"))
-    return filled.replace("/* arrays */", json.dumps(arrays)).replace(
-        "<!-- seed -->", str(int(seed))
+    filled = filled.replace("/* arrays */", json.dumps(arrays))
+    return filled.replace("<!-- seed -->", str(int(seed)))
+
+
+def _figure(chapter, picture):
+    """A chapter's figure with its sentences, as HTML."""
+    source = base64.b64encode(png(picture)).decode()
+    items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in chapter.sentences())
+    return (
+        '<figure>\n<div class="scroll" tabindex="0" role="region" '
+        f'aria-label="Figure: {html.escape(chapter.title)}">\n'
+        f'<img src="data:image/png;base64,{source}" width="{picture.width}" '
+        f'height="{picture.height}" alt="{html.escape(chapter.alt)}"></div>\n'
+        f"<figcaption><p>In this run:</p><ul>{items}</ul>"
+        f'<p class="read">Read: <code>{html.escape(chapter.read)}</code></p></figcaption>\n'
+        "</figure>"
     )
 
 
-def motion(learnt):
-    """What the animations show, ready for JSON: x_0 and eps for the forward process, frames for the
-    reverse one.
+def motion(learned: Learned) -> dict[str, Any]:
+    """What the animations show, ready for JSON: x_0 and eps forwards, frames in reverse.
 
     The page computes x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (Ho20 eq. 4) itself;
     the reverse process is the trained net's, by DDIM (Song21a eq. 12).
     """
-    s, n = learnt.s, learnt.setting.cloud
-    x0 = learnt.truth.sample(n, learnt.seed + 5)
-    eps = noise.normal((n, 2), learnt.seed + 5, noise.EPS)
-    xT = start(learnt, n)
+    s, n = learned.s, learned.setting.cloud
+    x0 = learned.truth.sample(n, learned.seed + 5)
+    eps = noise.normal((n, 2), learned.seed + 5, noise.EPS)
+    xT = start(learned, n)
     frames, times = [xT], [s.T]
 
     def watch(t, xt, x0_hat):
         frames.append(xt)
         times.append(t)
 
-    ddim(learnt.ema, s, xT, learnt.setting.frames, watch=watch)
+    ddim(learned.ema, s, xT, steps=learned.setting.frames, watch=watch)
     return {
         "T": s.T,
         "alpha_bar": packed(s.alpha_bar.astype("<f4")),
@@ -77,12 +91,12 @@ def motion(learnt):
     }
 
 
-def scaled(array):
+def scaled(array: Array) -> dict[str, Any]:
     """An array as {"unit": what one stands for, "data": base64 of int16}."""
     unit = float(np.abs(array).max()) / WHOLE or 1.0
     return {"unit": unit, "data": packed(np.rint(array / unit).astype("<i2"))}
 
 
-def packed(array):
+def packed(array: Array) -> str:
     """An array's bytes in base64."""
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
