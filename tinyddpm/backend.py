@@ -1,7 +1,7 @@
-"""Who computes: get("numpy" | "numba" | "cupy" | "cuda" | "cuda-sim") gives the backend's Ops, or
-says what is missing.
+"""Choosing a backend by name: "numpy", "numba", "cupy", "cuda" or "cuda-sim".
 
-Nothing is loaded before it is asked for, and nothing else is taken in its place.
+No backend is loaded before it is asked for, and none is taken in the place of another that is
+missing.
 """
 
 import importlib
@@ -13,13 +13,22 @@ import sys
 from .errors import InputError
 from .nn.ops import Ops
 
-NAMES = ("numpy", "numba", "cupy", "cuda", "cuda-sim")
+# By name: the packages that a backend needs beside NumPy.
+NEEDS = {
+    "numpy": (),
+    "numba": ("numba",),
+    "cupy": ("cupy",),
+    "cuda": ("cupy", "numba"),
+    "cuda-sim": ("numba",),
+}
+NAMES = tuple(NEEDS)
 SIMULATE = "NUMBA_ENABLE_CUDASIM"
 
 
-def get(name):
-    """The operations of a backend. Raises InputError where it is missing, with the command that
-    installs it.
+def get(name: str) -> Ops:
+    """Return the operations of a backend.
+
+    Raises InputError where it is missing, with the command that installs it.
     """
     if name not in NAMES:
         raise InputError(f"no backend {name!r}: choose from {', '.join(NAMES)}")
@@ -37,26 +46,20 @@ def get(name):
         "cuda-sim": "gpu.cuda_ops",
     }[name]
     try:
-        return importlib.import_module(f"tinyddpm.kernels.{module}").make(name)
+        ops: Ops = importlib.import_module(f"tinyddpm.kernels.{module}").make(name)
     except ImportError as error:  # as numba's, for a NumPy newer than it knows
         raise InputError(f"backend {name} does not load: {error}") from error
+    return ops
 
 
-def reason(name):
-    """Why a backend is not there, with the command that mends it; None where it is."""
-    needs = {
-        "numpy": (),
-        "numba": ("numba",),
-        "cupy": ("cupy",),
-        "cuda": ("cupy", "numba"),
-        "cuda-sim": ("numba",),
-    }
-    extra = {"numba": "numba", "cupy": "cuda13", "cuda": "cuda13", "cuda-sim": "numba"}
-    for package in needs[name]:
-        if importlib.util.find_spec(package) is None:
-            return f"{package} is not installed; pip install 'tinyddpm[{extra[name]}]'" + (
-                " (or [cuda12], as your driver asks)" if extra[name] == "cuda13" else ""
-            )
+def reason(name: str) -> str | None:
+    """Tell why a backend is missing, with the command that installs it; None where it is there."""
+    absent = [package for package in NEEDS[name] if importlib.util.find_spec(package) is None]
+    if absent:
+        gpu = "cupy" in NEEDS[name]
+        install = f"pip install 'tinyddpm[{'cuda13' if gpu else 'numba'}]'"
+        other = " (or [cuda12], as your driver asks)" if gpu else ""
+        return f"{absent[0]} is not installed; {install}{other}"
     if name == "cuda-sim" and "numba" in sys.modules and not _simulating():
         return (
             f"numba has been loaded without its simulator; set {SIMULATE}=1 before starting Python"
@@ -69,9 +72,7 @@ def reason(name):
 
 
 def _simulating():
-    """Whether Numba's CUDA simulator is, or would be, in use: the setting is read when numba is
-    first loaded.
-    """
+    """Whether Numba's CUDA simulator is in use, or will be: numba reads the setting on loading."""
     if "numba" in sys.modules:
         return bool(sys.modules["numba"].config.ENABLE_CUDASIM)
     return os.environ.get(SIMULATE, "0") not in ("", "0")
@@ -90,10 +91,8 @@ def _no_device():
     return None if count else "no CUDA device"
 
 
-def listing():
-    """One row a backend: its name, whether it is there, and its versions and device or the reason
-    why not.
-    """
+def listing() -> list[tuple[str, bool, str]]:
+    """List every backend: its name, whether it is there, its versions and device or why not."""
     # all before `about` loads numba without its simulator
     reasons = {name: reason(name) for name in NAMES}
     rows = []
@@ -106,15 +105,9 @@ def listing():
     return rows
 
 
-def about(name):
-    """A backend's versions and device, in a few words."""
-    packages = {
-        "numpy": ("numpy",),
-        "numba": ("numba", "numpy"),
-        "cupy": ("cupy",),
-        "cuda": ("cupy", "numba"),
-        "cuda-sim": ("numba",),
-    }[name]
+def about(name: str) -> str:
+    """Name a backend's versions and device, in a few words."""
+    packages = NEEDS[name] + (("numpy",) if name in ("numpy", "numba") else ())
     words = [f"{package} {_version(package)}" for package in packages]
     if name in ("cupy", "cuda"):
         import cupy

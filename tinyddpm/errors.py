@@ -1,11 +1,9 @@
-"""The package's own errors: whatever a user can cause is one of these, with one clear line."""
+"""The package's errors: what a user can cause is one of these, with a message of one line."""
 
 
 class TinyDDPMError(Exception):
-    """Anything that tinyddpm refuses or cannot finish; the command line turns it into one line and
-    exit code 1.
-    """
+    """What tinyddpm refuses or cannot finish: one line and exit code 1 on the command line."""
 
 
 class InputError(TinyDDPMError, ValueError):
-    """Wrong use or bad input (a file, an array, an option); the command line exits with code 2."""
+    """Wrong use or bad input (a file, an array, an option): exit code 2 on the command line."""

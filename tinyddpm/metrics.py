@@ -1,16 +1,12 @@
-"""Sample quality against held-out data, in pixels: no feature network stands between reader and
-number.
+"""Sample quality against held-out data, measured on the pixels, without a feature network.
 
-Read several together. A memoriser wins the Frechet distance (the copy ratio catches it); ten class
-means win precision and density (recall and coverage catch them).
-
-Heusel17     GANs trained by a two time-scale update rule (Frechet distance)
-LopezPaz17   Revisiting classifier two-sample tests (1-NN accuracy)
-Kynkaanniemi19   Improved precision and recall metric
-Naeem20      Reliable fidelity and diversity metrics (density, coverage)
+Read several together. A model that copies its training data has the best Frechet distance (the copy
+ratio shows it); the mean image of each of ten classes has the best precision and density (recall
+and coverage show it).
 """
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from .errors import InputError
 
@@ -19,8 +15,10 @@ PAIRS = 4096  # pairs subtracted directly at a time
 # below this fraction of |a|^2 + |b|^2, the expanded square has lost half its digits
 CANCELLATION = 1e-6
 
+Points = NDArray[np.float64]  # (N, D)
 
-def frechet(a, b):
+
+def frechet(a: ArrayLike, b: ArrayLike) -> float:
     """Squared Frechet distance of the Gaussians fitted to two sets of images.
 
     d^2 = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))    (Heusel17 eq. 6), squared as FID reports it
@@ -30,8 +28,8 @@ def frechet(a, b):
     """
     a, b = _flatten(a, b, fewest=2)
     cov_a, cov_b = np.atleast_2d(np.cov(a.T)), np.atleast_2d(np.cov(b.T))
-    # S1 S2 has the eigenvalues of the symmetric R S2 R, R = S1^(1/2); rounding may push a zero
-    # below zero.
+    # S1 S2 has the eigenvalues of the symmetric R S2 R, R = S1^(1/2); rounding may make a zero
+    # negative.
     values, vectors = np.linalg.eigh(cov_a)
     root_a = vectors * np.sqrt(values.clip(0)) @ vectors.T
     cross = np.sqrt(np.linalg.eigvalsh(root_a @ cov_b @ root_a).clip(0)).sum()
@@ -39,7 +37,7 @@ def frechet(a, b):
     return float(max(squared, 0.0))
 
 
-def precision_recall(real, fake, k=5):
+def precision_recall(real: ArrayLike, fake: ArrayLike, k: int = 5) -> tuple[float, float]:
     """Share of fakes inside the real manifold, and of reals inside the fake one.
 
     f(x, X) = 1 if |x - x'| <= |x' - NN_k(x')| for some x' in X    (Kynkaanniemi19 eq. 1)
@@ -57,7 +55,7 @@ def precision_recall(real, fake, k=5):
     return float(precision.mean()), float(recall.mean())
 
 
-def density_coverage(real, fake, k=5):
+def density_coverage(real: ArrayLike, fake: ArrayLike, k: int = 5) -> tuple[float, float]:
     """How many real k-NN balls hold each fake, and what share of the real balls hold a fake.
 
     density  = 1/(k M) sum_j sum_i 1[ |fake_j - real_i| <= NND_k(real_i) ]    (Naeem20 eq. 3)
@@ -74,9 +72,8 @@ def density_coverage(real, fake, k=5):
     return float(inside.sum() / (k * len(fake))), float((inside > 0).mean())
 
 
-def one_nn_accuracy(a, b):
-    """Leave-one-out accuracy of a 1-NN classifier that tells the two sets apart: 0.5 is
-    indistinguishable.
+def one_nn_accuracy(a: ArrayLike, b: ArrayLike) -> float:
+    """Leave-one-out accuracy of a 1-NN classifier that separates two sets: 0.5 if it cannot.
 
     mean over x in a and b of 1[ label(nearest other point) = label(x) ]    (LopezPaz17 eq. 2, 1-NN)
 
@@ -93,9 +90,8 @@ def one_nn_accuracy(a, b):
     return float(score / (len(a) + len(b)))
 
 
-def copy_ratio(samples, fit, held):
-    """Are samples nearer to the images that were fitted than to images of the same kind that were
-    not?
+def copy_ratio(samples: ArrayLike, fit: ArrayLike, held: ArrayLike) -> float:
+    """How near samples are to the fitted images, relative to images that were held out.
 
     median |sample - NN(sample in fit)| / median |sample - NN(sample in held)|
 
@@ -111,20 +107,33 @@ def copy_ratio(samples, fit, held):
     return float(to_fit / to_held)
 
 
-def label_agreement(samples, asked, real, labels):
-    """How often the nearest real image has the label that the sample was asked for: mean 1[
-    label(NN(x)) = asked ].
+def label_agreement(
+    samples: ArrayLike, asked: ArrayLike, real: ArrayLike, labels: ArrayLike
+) -> float:
+    """How often the nearest real image has the label that the sample was asked for.
 
-    The classifier (1-NN on pixels) is independent of the network. samples (N, ...), asked (N,);
-    real (M, ...), labels (M,) -> float. Raises InputError as the other measures do.
+    mean over samples x of 1[ label(NN(x)) = asked ]. The classifier (1-NN on pixels) is independent
+    of the network.
+
+    Args:
+        samples: images (N, ...).
+        asked: the label that each was asked for, (N,).
+        real: images (M, ...) of the same shape.
+        labels: the label of each, (M,).
+
+    Returns:
+        The share of the samples, from 0 to 1.
+
+    Raises:
+        InputError: as by the other measures.
     """
     samples, real = _flatten(samples, real, fewest=1)
     nearest = np.concatenate([squared.argmin(1) for _, squared in _distance_blocks(samples, real)])
     return float(np.mean(np.asarray(labels)[nearest] == asked))
 
 
-def evaluate(samples, fit, held):
-    """Every measure of this module in one dict, the held-out images being the real ones; k = 5.
+def evaluate(samples: ArrayLike, fit: ArrayLike, held: ArrayLike) -> dict[str, float]:
+    """Every measure of this module in one dict, with the held-out images as the real ones; k = 5.
 
     samples, fit, held (N, ...) in [0, 1] -> dict of floats. Raises InputError as the measures do.
     """
@@ -141,7 +150,7 @@ def evaluate(samples, fit, held):
     }
 
 
-def _flatten(a, b, fewest):
+def _flatten(a: ArrayLike, b: ArrayLike, fewest: int) -> tuple[Points, Points]:
     """Two sets of images as float64 (N, D) and (M, D), checked."""
     sets = []
     for images in (a, b):
@@ -159,7 +168,8 @@ def _flatten(a, b, fewest):
         raise InputError(
             f"metrics need images of one shape, got {sets[0].shape[1:]} and {sets[1].shape[1:]}"
         )
-    return [images.reshape(len(images), -1) for images in sets]
+    a, b = (images.reshape(len(images), -1) for images in sets)
+    return a, b
 
 
 def _checked_k(k):
@@ -169,16 +179,13 @@ def _checked_k(k):
 
 
 def _distance_blocks(a, b):
-    """Yield (slice of a's rows, squared distances (rows, M)), a block of rows at a time, to hold
-    memory.
-    """
+    """Yield (slice of a's rows, squared distances (rows, M)), few rows at a time for memory."""
     norm_b = np.sum(b * b, axis=1)
     for start in range(0, len(a), BLOCK):
         rows = slice(start, start + BLOCK)
         scale = np.sum(a[rows] ** 2, axis=1)[:, None] + norm_b
         squared = scale - 2 * (a[rows] @ b.T)
-        # Near-equal images cancel: subtract those few directly, so that a copy is at distance
-        # exactly 0.
+        # Near-equal images cancel: subtract those few directly, so that a copy has distance 0.
         close = np.nonzero(squared <= CANCELLATION * scale)
         for first in range(0, len(close[0]), PAIRS):
             i, j = (index[first : first + PAIRS] for index in close)

@@ -1,6 +1,4 @@
-"""The command line as its users meet it: a process, its files, its exit codes and its one line of
-complaint.
-"""
+"""The command line as its users meet it: its files, its exit codes, its one line for an error."""
 
 import json
 import os
@@ -15,9 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinyddpm.cli import commands as cli
-from tinyddpm.runs import checkpoint
-from tinyddpm.runs import log as runlog
+from tinyddpm.cli import commands
+from tinyddpm.runs import checkpoint, log
 from tinyddpm.settings import Recipe
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -41,14 +38,14 @@ SMALL = [
 def here(tmp_path, monkeypatch):
     """An empty folder to work in."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "FRAMES", 4)
+    monkeypatch.setattr(commands, "FRAMES", 4)
     return tmp_path
 
 
 def call(capsys, *argv):
     """(exit code, standard output, standard error) of one command, in this process."""
     try:
-        code = cli.main([str(a) for a in argv])
+        code = commands.main([str(a) for a in argv])
     except SystemExit as stop:  # argparse's own refusals
         code = stop.code
     finally:
@@ -81,7 +78,7 @@ def test_train_sample_eval(here, capsys):
         "samples.png",
         "reverse.gif",
         "loss.png",
-        runlog.NAME,
+        log.NAME,
         checkpoint.NAME,
         "checkpoint-3.npz",
     }

@@ -1,6 +1,4 @@
-"""readers.py beyond single arrays: CIFAR, labels, folders, names inside archives, and sizes that
-cannot be true.
-"""
+"""Readers beyond single arrays: CIFAR, labels, folders, archives, sizes that cannot be true."""
 
 import gzip
 import io
@@ -17,8 +15,7 @@ from support.mutations import png, png_chunks, zipped
 from support.reader_cases import COLOUR, GREY, LABELS, idx, saved
 from test_sets import one_line, refused_within
 
-from tinyddpm.datasets import readers
-from tinyddpm.datasets import sets as data
+from tinyddpm.datasets import readers, sets
 from tinyddpm.errors import InputError
 
 
@@ -48,10 +45,10 @@ def test_cifar_10_file_and_folder(tmp_path):
     (tmp_path / "test_batch.bin").write_bytes(records(pixels(1) + 1, [5]))
     (tmp_path / "batches.meta.txt").write_text("airplane\n")
     # the training set: the test batch is asked for by name
-    loaded = data.load(tmp_path)
-    assert np.array_equal(data.to_uint8(loaded.x), images) and loaded.labels.tolist() == labels
-    loaded = data.load(tmp_path / "test_batch.bin")
-    assert np.array_equal(data.to_uint8(loaded.x), pixels(1) + 1) and loaded.labels.tolist() == [5]
+    loaded = sets.load(tmp_path)
+    assert np.array_equal(sets.to_uint8(loaded.x), images) and loaded.labels.tolist() == labels
+    loaded = sets.load(tmp_path / "test_batch.bin")
+    assert np.array_equal(sets.to_uint8(loaded.x), pixels(1) + 1) and loaded.labels.tolist() == [5]
 
 
 def test_cifar_100_has_its_fine_labels(tmp_path):
@@ -59,8 +56,8 @@ def test_cifar_100_has_its_fine_labels(tmp_path):
     for path in (tmp_path / "test.bin", tmp_path / "train.bin"):
         path.write_bytes(records(images, [19, 0, 3, 3], [99, 0, 42, 10]))
     for where in (tmp_path, tmp_path / "test.bin"):
-        loaded = data.load(where)
-        assert np.array_equal(data.to_uint8(loaded.x), images) and loaded.labels.tolist() == [
+        loaded = sets.load(where)
+        assert np.array_equal(sets.to_uint8(loaded.x), images) and loaded.labels.tolist() == [
             99,
             0,
             42,
@@ -99,7 +96,7 @@ def test_pickles_are_refused_with_the_reason(tmp_path, name, protocol):
 
     (tmp_path / name).write_bytes(pickle.dumps({b"data": Boom()}, protocol))
     for where in (tmp_path, tmp_path / name):
-        one_line(lambda where=where: data.load(where), str(where))
+        one_line(lambda where=where: sets.load(where), str(where))
         with pytest.raises(
             InputError, match="Python pickle, which could run any code: .* binary version of CIFAR"
         ):
@@ -122,9 +119,9 @@ def test_pickles_are_refused_with_the_reason(tmp_path, name, protocol):
 def test_idx_finds_its_labels(tmp_path, images, labels):
     for name, content in ((images, idx(GREY)), (labels, idx(LABELS))):
         (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-    assert data.load(tmp_path / images).labels.tolist() == LABELS.tolist()
+    assert sets.load(tmp_path / images).labels.tolist() == LABELS.tolist()
     (tmp_path / labels).unlink()
-    assert data.load(tmp_path / images).labels is None
+    assert sets.load(tmp_path / images).labels is None
 
 
 def test_bad_labels_beside_are_named(tmp_path):
@@ -132,10 +129,10 @@ def test_bad_labels_beside_are_named(tmp_path):
     beside = tmp_path / "train-labels-idx1-ubyte"
     beside.write_bytes(idx(LABELS)[:-1])
     with pytest.raises(InputError, match="train-images.*: train-labels-idx1-ubyte: ends early"):
-        data.load(tmp_path / "train-images-idx3-ubyte")
+        sets.load(tmp_path / "train-images-idx3-ubyte")
     beside.write_bytes(idx(LABELS[1:]))
     with pytest.raises(InputError, match="labels must be 6 integers, got uint8 of shape .5"):
-        data.load(tmp_path / "train-images-idx3-ubyte")
+        sets.load(tmp_path / "train-images-idx3-ubyte")
 
 
 @pytest.mark.parametrize(
@@ -150,8 +147,8 @@ def test_a_folder_of_folders_has_labels(tmp_path, names):
     (tmp_path / "empty").mkdir()
     (tmp_path / ".hidden").mkdir()
     Image.fromarray(COLOUR[0]).save(tmp_path / ".hidden" / "a.png")
-    loaded = data.load(tmp_path)
-    assert np.array_equal(data.to_uint8(loaded.x), COLOUR) and loaded.labels.tolist() == [
+    loaded = sets.load(tmp_path)
+    assert np.array_equal(sets.to_uint8(loaded.x), COLOUR) and loaded.labels.tolist() == [
         0,
         0,
         1,
@@ -161,13 +158,13 @@ def test_a_folder_of_folders_has_labels(tmp_path, names):
     ]
     Image.new("L", (9, 9)).save(tmp_path / names[1] / "z.png")
     with pytest.raises(InputError, match=rf"{names[1]}.z.png: is 9 x 9, {names[0]}.0.png is 4 x 5"):
-        data.load(tmp_path)
+        sets.load(tmp_path)
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.png")
-    one_line(lambda: data.load(tmp_path), f"{tmp_path}: a.png: is not a")
-    one_line(lambda: data.load(tmp_path / "a.png"), f"{tmp_path / 'a.png'}: is not a")
+    one_line(lambda: sets.load(tmp_path), f"{tmp_path}: a.png: is not a")
+    one_line(lambda: sets.load(tmp_path / "a.png"), f"{tmp_path / 'a.png'}: is not a")
 
 
 # --- archives ---
@@ -181,7 +178,7 @@ def test_names_in_an_npz_are_plain(tmp_path, name):
     good = saved(np.save, GREY)
     content = zipped([("images.npy", good), (name.replace("\0", "?"), good)], zipfile.ZIP_STORED)
     (tmp_path / "a.npz").write_bytes(content.replace(b"x.npy?", b"x.npy\0"))
-    one_line(lambda: data.load(tmp_path / "a.npz"), f"{tmp_path / 'a.npz'}: holds a member named ")
+    one_line(lambda: sets.load(tmp_path / "a.npz"), f"{tmp_path / 'a.npz'}: holds a member named ")
 
 
 def test_names_in_an_npz_are_not_twice_there(tmp_path):
@@ -190,7 +187,7 @@ def test_names_in_an_npz_are_not_twice_there(tmp_path):
     )
     (tmp_path / "a.npz").write_bytes(content)
     one_line(
-        lambda: data.load(tmp_path / "a.npz"), f"{tmp_path / 'a.npz'}: holds two members named "
+        lambda: sets.load(tmp_path / "a.npz"), f"{tmp_path / 'a.npz'}: holds two members named "
     )
 
 
@@ -198,7 +195,7 @@ def test_a_gzip_holds_an_idx_and_not_another_gzip(tmp_path):
     path = tmp_path / "a.gz"
     for content in (b"PK", gzip.compress(idx(GREY)), b"ustar" * 99):
         path.write_bytes(gzip.compress(content))
-        one_line(lambda: data.load(path), f"{path}: is gzipped, but")
+        one_line(lambda: sets.load(path), f"{path}: is gzipped, but")
 
 
 def test_an_old_npy_is_read_without_a_warning(tmp_path):
@@ -259,7 +256,7 @@ def test_a_png_that_cannot_hold_its_pixels_is_refused_unread(tmp_path):
     """No deflated byte unpacks to more than 1032, and a pixel has at least one bit."""
     (tmp_path / "a.png").write_bytes(grey_png(5000, 5000, b""))
     one_line(
-        lambda: data.load(tmp_path),
+        lambda: sets.load(tmp_path),
         f"{tmp_path}: a.png: its 65 bytes are beyond the limit or cannot hold",
     )
     # One of zeros that uses the format to the full: 4 million pixels of one bit in under a
@@ -281,7 +278,7 @@ def test_16_bits_a_channel_are_refused(tmp_path, kind, name):
     (tmp_path / "a.png").write_bytes(
         png([(b"IHDR", header), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")])
     )
-    one_line(lambda: data.load(tmp_path), f"{tmp_path}: a.png: has mode {name}; save it with")
+    one_line(lambda: sets.load(tmp_path), f"{tmp_path}: a.png: has mode {name}; save it with")
 
 
 def test_a_png_with_a_gigantic_text_is_refused(tmp_path):
@@ -304,4 +301,4 @@ def test_a_png_whose_file_is_beyond_the_limit_is_refused(tmp_path):
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_is_a_number_of_bytes(tmp_path, limit):
     np.save(tmp_path / "a.npy", GREY)
-    one_line(lambda: data.load(tmp_path / "a.npy", limit), "the limit must be at least 1 byte")
+    one_line(lambda: sets.load(tmp_path / "a.npy", limit), "the limit must be at least 1 byte")

@@ -1,6 +1,4 @@
-"""data.py and readers.py: readers return what was written; bad or hostile files are refused in one
-line.
-"""
+"""Data: readers return what was written; bad or hostile files are refused in one line."""
 
 import gzip
 import io
@@ -16,9 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
-from tinyddpm import noise
-from tinyddpm.datasets import readers
-from tinyddpm.datasets import sets as data
+from tinyddpm.datasets import readers, sets
 from tinyddpm.errors import InputError
 
 rng = np.random.Generator(np.random.Philox(0))
@@ -64,11 +60,11 @@ def saved(writer, *args, **kwargs):
 
 
 def test_module_is_the_file_and_not_the_folder():
-    assert data.__file__.endswith("sets.py")
+    assert sets.__file__.endswith("sets.py")
 
 
 def test_digits():
-    digits = data.load()
+    digits = sets.load()
     assert digits.x.shape == (1797, 8, 8, 1) and digits.x.dtype == np.float32
     assert digits.labels.dtype == np.int64 and np.bincount(digits.labels).min() == 174
     original = digits.restore(digits.x)
@@ -81,15 +77,15 @@ def test_digits():
     assert original.sum(dtype=np.float64) == 561718
 
 
-@pytest.mark.parametrize("name", data.TOYS)
+@pytest.mark.parametrize("name", sets.TOYS)
 def test_toys_lie_in_the_cube_and_repeat(name):
-    toy = data.load(name)
+    toy = sets.load(name)
     assert toy.x.shape == (4096, 2) and np.abs(toy.x).max() <= 1
-    assert np.array_equal(toy.x, data.load(name).x)
+    assert np.array_equal(toy.x, sets.load(name).x)
 
 
 def test_rings_have_their_radii():
-    rings = data.load("rings")
+    rings = sets.load("rings")
     radius = np.hypot(*rings.x.T)
     # A ring's radius is noisy by sigma = 0.02; eight sigma lie between any two of the three.
     assert np.allclose(radius, 0.3 * (rings.labels + 1), atol=6 * 0.02)
@@ -111,8 +107,8 @@ def test_arrays_round_trip(tmp_path, form, array):
         "idx gz": lambda: gzip.compress(idx(array)),
     }[form]()
     (tmp_path / "file").write_bytes(content)
-    loaded = data.load(tmp_path / "file")
-    assert np.array_equal(data.to_uint8(loaded.x), array.reshape(loaded.x.shape))
+    loaded = sets.load(tmp_path / "file")
+    assert np.array_equal(sets.to_uint8(loaded.x), array.reshape(loaded.x.shape))
     assert np.allclose(loaded.restore(loaded.x), array.reshape(loaded.x.shape), atol=255 * 2**-23)
     assert (loaded.labels is None) == (form != "npz compressed")
 
@@ -120,7 +116,7 @@ def test_arrays_round_trip(tmp_path, form, array):
 def test_idx_finds_the_labels_beside_it(tmp_path):
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(GREY)))
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(LABELS)))
-    assert np.array_equal(data.load(tmp_path / "train-images-idx3-ubyte.gz").labels, LABELS)
+    assert np.array_equal(sets.load(tmp_path / "train-images-idx3-ubyte.gz").labels, LABELS)
 
 
 @pytest.mark.parametrize(
@@ -133,27 +129,27 @@ def test_pngs_round_trip_in_the_order_of_their_names(tmp_path, mode, channels):
         source = source[..., :1].repeat(3, axis=3)
     for name, pixels in zip("gfedcba", source, strict=True):
         Image.fromarray(pixels).convert(mode).save(tmp_path / f"{name}.PNG")
-    x = data.load(tmp_path).x
+    x = sets.load(tmp_path).x
     assert x.shape == (7, 5, 4, channels)
-    assert np.array_equal(data.to_uint8(x), source[::-1, ..., :channels])
+    assert np.array_equal(sets.to_uint8(x), source[::-1, ..., :channels])
 
 
 def test_transparency_is_laid_on_white(tmp_path):
     Image.new("RGBA", (2, 2), (0, 0, 0, 0)).save(tmp_path / "a.png")
     Image.new("LA", (2, 2), (0, 255)).save(tmp_path / "b.png")
-    x = data.load(tmp_path).x
+    x = sets.load(tmp_path).x
     assert (x[0] == 1).all() and (x[1] == -1).all() and x.shape[3] == 3
 
 
 def test_accepted_dtypes_and_ranges():
     bits = np.array([[True, False]])
-    assert data.from_array(bits).x.tolist() == [[1, -1]]
+    assert sets.from_array(bits).x.tolist() == [[1, -1]]
     floats = np.array([[-1, 0.1, 1]])
-    assert np.array_equal(data.from_array(floats).x, np.float32(floats))
-    assert data.from_array(np.array([[0, 5, 10]]), value_range=(0, 10)).x.tolist() == [[-1, 0, 1]]
+    assert np.array_equal(sets.from_array(floats).x, np.float32(floats))
+    assert sets.from_array(np.array([[0, 5, 10]]), value_range=(0, 10)).x.tolist() == [[-1, 0, 1]]
     assert np.array_equal(
-        data.from_array(GREY.transpose(0, 2, 1)[::-2]).x[..., 0],
-        data.from_array(GREY).x[..., 0].transpose(0, 2, 1)[::-2],
+        sets.from_array(GREY.transpose(0, 2, 1)[::-2]).x[..., 0],
+        sets.from_array(GREY).x[..., 0].transpose(0, 2, 1)[::-2],
     )
 
 
@@ -178,24 +174,24 @@ BAD_ARRAYS = {
 
 @pytest.mark.parametrize("array", BAD_ARRAYS.values(), ids=BAD_ARRAYS)
 def test_bad_arrays(array):
-    one_line(lambda: data.from_array(array), "array: ")
+    one_line(lambda: sets.from_array(array), "array: ")
 
 
 @pytest.mark.parametrize("value_range", [(1, 0), (0, 0), (0, np.inf), (np.nan, 1), (0, 0.5)])
 def test_bad_ranges(value_range):
-    one_line(lambda: data.from_array(np.ones((2, 2)), value_range=value_range), "")
+    one_line(lambda: sets.from_array(np.ones((2, 2)), value_range=value_range), "")
 
 
 @pytest.mark.parametrize(
     "labels", [np.zeros(3, int), np.zeros(2), np.zeros((2, 1), int), ["a", "b"]]
 )
 def test_bad_labels(labels):
-    one_line(lambda: data.from_array(np.ones((2, 2)), labels), "array: labels")
+    one_line(lambda: sets.from_array(np.ones((2, 2)), labels), "array: labels")
 
 
 def test_range_error_says_what_was_found_and_what_to_do():
     with pytest.raises(InputError, match=r"from 0 to 16 .*--range LOW HIGH"):
-        data.from_array(np.array([[0.0, 16.0]]))
+        sets.from_array(np.array([[0.0, 16.0]]))
 
 
 BAD_FILES = {
@@ -241,7 +237,7 @@ BAD_FILES = {
 def test_bad_files(tmp_path, content):
     path = tmp_path / "file"
     path.write_bytes(content)
-    one_line(lambda: data.load(path), f"{path}: ")
+    one_line(lambda: sets.load(path), f"{path}: ")
 
 
 BAD_PNGS = {
@@ -260,17 +256,17 @@ BAD_PNGS = {
 def test_bad_pngs(tmp_path, content):
     Image.fromarray(GREY[0]).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(content)
-    one_line(lambda: data.load(tmp_path), f"{tmp_path}: b.png: ")
+    one_line(lambda: sets.load(tmp_path), f"{tmp_path}: b.png: ")
 
 
 def test_bad_names(tmp_path):
-    one_line(lambda: data.load(tmp_path), f"{tmp_path}: holds no .png")
-    one_line(lambda: data.load("/dev/null"), "/dev/null: is not a")
-    one_line(lambda: data.load("a\0b"), "")
-    one_line(lambda: data.load("a" * 5000), "a")
+    one_line(lambda: sets.load(tmp_path), f"{tmp_path}: holds no .png")
+    one_line(lambda: sets.load("/dev/null"), "/dev/null: is not a")
+    one_line(lambda: sets.load("a\0b"), "")
+    one_line(lambda: sets.load("a" * 5000), "a")
     with pytest.raises(InputError, match="digits, moons, swissroll, rings, or the path"):
-        data.load("nowhere")
-    one_line(lambda: data.load("moons", value_range=(0, 1)), "moons")
+        sets.load("nowhere")
+    one_line(lambda: sets.load("moons", value_range=(0, 1)), "moons")
 
 
 def one_line(call, start):
@@ -356,21 +352,21 @@ def test_damaged_files_load_or_raise_input_error(tmp_path_factory, form, place, 
 
 @pytest.mark.parametrize("holdout", [0, 0.1, 0.5, 0.77])
 def test_split_is_stratified_and_a_partition(holdout):
-    digits = data.load()
-    numbered = data.Data(np.arange(1797, dtype=np.float32)[:, None], digits.labels)
-    fit, held = data.split(numbered, holdout)
+    digits = sets.load()
+    numbered = sets.Data(np.arange(1797, dtype=np.float32)[:, None], digits.labels)
+    fit, held = sets.split(numbered, holdout)
     assert len(held.x) == round(1797 * holdout) == len(held.labels)
     assert np.array_equal(np.sort(np.concatenate([fit.x, held.x])[:, 0]), numbered.x[:, 0])
     assert np.array_equal(digits.labels[held.x[:, 0].astype(int)], held.labels)
     counts = np.bincount(held.labels, minlength=10) - holdout * np.bincount(digits.labels)
     assert np.abs(counts).max() <= 1
-    assert np.array_equal(data.split(numbered, holdout)[1].x, held.x)
-    assert holdout == 0 or not np.array_equal(data.split(numbered, holdout, seed=1)[1].x, held.x)
+    assert np.array_equal(sets.split(numbered, holdout)[1].x, held.x)
+    assert holdout == 0 or not np.array_equal(sets.split(numbered, holdout, seed=1)[1].x, held.x)
 
 
 def test_split_does_not_follow_the_toys_own_numbers():
-    moons = data.load("moons")
-    fit, held = data.split(data.Data(moons.x), 0.5)
+    moons = sets.load("moons")
+    fit, held = sets.split(sets.Data(moons.x), 0.5)
     # One Kolmogorov-Smirnov test of the two parts along x, false-alarm rate 1e-6, seed fixed. If
     # `split` drew the numbers that chose each point's moon, each part would be one moon.
     assert stats.ks_2samp(fit.x[:, 0], held.x[:, 0]).pvalue > 1e-6
@@ -378,42 +374,24 @@ def test_split_does_not_follow_the_toys_own_numbers():
 
 @pytest.mark.parametrize("holdout", [1, -0.1, 1.5, np.nan, 0.9])
 def test_split_must_leave_a_sample(holdout):
-    one_line(lambda: data.split(data.from_array(np.zeros((2, 2))), holdout), "holdout")
-
-
-@given(st.integers(1, 40), st.integers(1, 100), st.integers(0, 2**32))
-def test_batches_cover_each_sample_once_an_epoch(n, batch, seed):
-    steps = -(-3 * n // batch)
-    batches = [data.batch_indices(n, batch, seed, step) for step in range(steps)]
-    assert all(indices.shape == (batch,) and indices.dtype == np.int64 for indices in batches)
-    epochs = np.concatenate(batches)[: 3 * n].reshape(3, n)
-    assert (np.sort(epochs, axis=1) == np.arange(n)).all()
-    data._epoch_order.cache_clear()
-    assert np.array_equal(data.batch_indices(n, batch, seed, steps - 1), batches[-1])
-
-
-def test_batches_follow_the_epochs_permutations():
-    together = data.batch_indices(10, 20, seed=3, step=0)
-    assert np.array_equal(together[10:], noise.permutation(10, 3, noise.ORDER, step=1))
-    assert not np.array_equal(together[:10], together[10:])
-    one_line(lambda: data.batch_indices(0, 1, 0, 0), "n and batch")
+    one_line(lambda: sets.split(sets.from_array(np.zeros((2, 2))), holdout), "holdout")
 
 
 def test_digest_sees_shape_and_every_value():
-    one = data.from_array(GREY)
+    one = sets.from_array(GREY)
     other = one.x.copy()
     other[-1, -1, -1] = np.nextafter(other[-1, -1, -1], 2)
     digests = {
-        data.digest(one),
-        data.digest(data.Data(other)),
-        data.digest(data.Data(one.x.reshape(7, -1))),
+        sets.digest(one),
+        sets.digest(sets.Data(other)),
+        sets.digest(sets.Data(one.x.reshape(7, -1))),
     }
-    assert len(digests) == 3 and data.digest(data.from_array(GREY.copy())) in digests
+    assert len(digests) == 3 and sets.digest(sets.from_array(GREY.copy())) in digests
 
 
 def test_units():
     x = np.array([-2, -1, 0, 1, 2.0])
-    assert data.to_unit(x).tolist() == [0, 0, 0.5, 1, 1]
-    assert data.to_uint8(x).tolist() == [0, 0, 128, 255, 255]
+    assert sets.to_unit(x).tolist() == [0, 0, 0.5, 1, 1]
+    assert sets.to_uint8(x).tolist() == [0, 0, 128, 255, 255]
     every = np.arange(256, dtype=np.uint8)[:, None]
-    assert np.array_equal(data.to_uint8(data.from_array(every).x), every)
+    assert np.array_equal(sets.to_uint8(sets.from_array(every).x), every)

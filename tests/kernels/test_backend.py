@@ -1,13 +1,11 @@
-"""Who computes: every name gives its backend or says what is missing; nothing is loaded before it
-is asked for.
-"""
+"""Backends: a name gives its backend or what is missing; none is loaded before it is asked for."""
 
 import importlib.util
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
-import zipfile
 
 import numpy as np
 import pytest
@@ -50,9 +48,7 @@ def test_numpy_is_the_reference_itself():
 
 @pytest.mark.parametrize("name", backend.NAMES[1:])
 def test_every_name_gives_its_backend_or_the_reason(name):
-    """In this process as it is: what is there computes, what is not there says so in the words of
-    `reason`.
-    """
+    """In this process as it is: a backend computes, or `get` raises with the words of `reason`."""
     missing = backend.reason(name)
     if name == "cuda-sim" and missing is None:
         pytest.skip("would turn the simulator on in this process; its own process tries it below")
@@ -135,10 +131,50 @@ def test_a_listing_does_not_hide_the_simulator_by_loading_numba():
 def test_importing_the_package_loads_no_accelerator(tmp_path):
     code = """if True:
         import sys, tinyddpm, tinyddpm.cli, tinyddpm.backend
-        tinyddpm.backend.get("numpy"), [tinyddpm.backend.reason(name) for name in ("numpy", "numba")]
+        tinyddpm.backend.get("numpy")
+        [tinyddpm.backend.reason(name) for name in ("numpy", "numba")]
         print([name for name in sys.modules if name.split(".")[0] in ("numba", "cupy", "kernels")
                or name.startswith("tinyddpm.kernels")])"""
     assert fresh(code, tmp_path) == "[]"
+
+
+# Where the kernels are found: in a clone, an editable install, a wheel and a source distribution.
+
+FOUND = """
+import importlib.util, site, sys
+{before}
+import tinyddpm.kernels, tinyddpm.kernels.polynomials
+found = importlib.util.find_spec
+assert not any(found("tinyddpm." + name) for name in ("tests", "setup", "benchmarks", "docs"))
+assert "kernels" not in sys.modules and len(tinyddpm.__path__) == 1
+if found("numba"):
+    import tinyddpm.kernels.cpu.jit
+print(tinyddpm.__file__, tinyddpm.kernels.polynomials.__file__, found("kernels") is not None)
+"""
+
+
+@pytest.fixture(scope="module")
+def forms(tmp_path_factory):
+    """Folders: this clone, and what setuptools builds of a copy, unpacked, without network."""
+    pytest.importorskip("setuptools", minversion="77")
+    folder = tmp_path_factory.mktemp("forms")
+    copy = folder / "copy"
+    for name in ("tinyddpm", "kernels", "tests/kernels"):
+        for source in _sources(ROOT / name):
+            (copy / name / source).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name / source).write_bytes((ROOT / name / source).read_bytes())
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+        (copy / name).write_bytes((ROOT / name).read_bytes())
+    build = "import setuptools.build_meta as build; build.build_{}({!r})".format
+    for form, made in (("sdist", "*.tar.gz"), ("wheel", "*.whl"), ("editable", "*.whl")):
+        (folder / form).mkdir()
+        fresh(build(form, str(folder / form)), copy, PYTHONPATH="")
+        (archive,) = (folder / form).glob(made)
+        shutil.unpack_archive(archive, folder / form, "gztar" if form == "sdist" else "zip")
+        archive.unlink()
+    (source,) = (folder / "sdist").iterdir()
+    built = {form: folder / form for form in ("copy", "wheel", "editable")}
+    return {"clone": ROOT, "sdist": source, **built}
 
 
 def test_a_plain_clone_has_the_kernels(tmp_path):
@@ -147,35 +183,55 @@ def test_a_plain_clone_has_the_kernels(tmp_path):
     """
     code = """if True:
         import sys, tinyddpm.kernels
-        print(tinyddpm.kernels.__file__, "kernels" in sys.modules)"""
-    assert fresh(code, tmp_path) == f"{ROOT / 'kernels' / '__init__.py'} False"
+        print(tinyddpm.kernels.__file__, *tinyddpm.kernels.__path__, "kernels" in sys.modules)"""
+    found = f"{ROOT / 'tinyddpm' / 'kernels.py'} {ROOT / 'kernels'} False"
+    assert fresh(code, tmp_path) == found
 
 
-def test_a_wheel_holds_the_kernels_inside_the_package_and_nothing_beside_it(tmp_path):
-    """Built without the network, by the backend that pyproject.toml names; `kernels` on PyPI is
-    someone else's.
-    """
-    pytest.importorskip("setuptools", minversion="77")
-    for name in ("tinyddpm", "kernels"):
-        _copy(ROOT / name, tmp_path / "source" / name)
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        (tmp_path / "source" / name).write_bytes((ROOT / name).read_bytes())
-    code = f"import setuptools.build_meta as build; build.build_wheel({str(tmp_path)!r})"
-    fresh(code, tmp_path / "source")
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"tinyddpm"}
-    for folder, inside in (("tinyddpm", "tinyddpm"), ("kernels", "tinyddpm/kernels")):
-        assert {f"{inside}/{path.name}" for path in (ROOT / folder).glob("*.py")} <= set(names)
-    code = "import tinyddpm.kernels, importlib.util as u; print(tinyddpm.kernels.__file__, u.find_spec('kernels'))"
-    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    where = tmp_path / "site" / "tinyddpm" / "kernels" / "__init__.py"
-    assert fresh(code, tmp_path / "site", PYTHONPATH=str(tmp_path / "site")) == f"{where} None"
+@pytest.mark.parametrize("form", ["clone", "copy", "sdist"])
+def test_sources_find_the_kernels_beside_the_package_and_no_other_folder(forms, form, tmp_path):
+    top = forms[form]
+    package, kernels, _ = fresh(FOUND.format(before=""), tmp_path, PYTHONPATH=str(top)).split()
+    assert package == str(top / "tinyddpm" / "__init__.py")
+    assert kernels == str(top / "kernels" / "polynomials.py")
 
 
-def _copy(source, target):
-    """The folder's files, without what running has left in it."""
-    for path in source.rglob("*"):
-        if path.is_file() and "__pycache__" not in path.parts:
-            (target / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
-            (target / path.relative_to(source)).write_bytes(path.read_bytes())
+def test_an_editable_install_finds_the_kernels_of_its_clone(forms, tmp_path):
+    """Python starts without its own site, which may have an editable install of this clone."""
+    before = f"site.addsitedir({str(forms['editable'])!r})"
+    paths = [forms["editable"], *(path for path in sys.path if path.endswith("-packages"))]
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", FOUND.format(before=before)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
+    )
+    assert done.returncode == 0, done.stderr
+    package, kernels, top = done.stdout.split()
+    assert package == str(forms["copy"] / "tinyddpm" / "__init__.py")
+    assert kernels == str(forms["copy"] / "kernels" / "polynomials.py") and top == "False"
+
+
+def test_a_wheel_holds_the_kernels_inside_the_package_and_nothing_beside_it(forms, tmp_path):
+    """Built by the backend that pyproject.toml names; `kernels` on PyPI is another project."""
+    site = forms["wheel"]
+    files = {str(path.relative_to(site)) for path in site.rglob("*") if path.is_file()}
+    assert {name.split("/")[0] for name in files if ".dist-info/" not in name} == {"tinyddpm"}
+    wanted = {f"tinyddpm/{name}" for name in _sources(ROOT / "tinyddpm")} - {"tinyddpm/kernels.py"}
+    wanted |= {f"tinyddpm/kernels/{name}" for name in _sources(ROOT / "kernels")}
+    assert wanted == {name for name in files if name.startswith("tinyddpm/")}
+    package, kernels, top = fresh(FOUND.format(before=""), tmp_path, PYTHONPATH=str(site)).split()
+    assert package == str(site / "tinyddpm" / "__init__.py")
+    assert kernels == str(site / "tinyddpm" / "kernels" / "polynomials.py") and top == "False"
+
+
+def test_a_source_distribution_has_every_source(forms):
+    for folder in ("tinyddpm", "kernels"):
+        assert set(_sources(ROOT / folder)) <= set(_sources(forms["sdist"] / folder))
+
+
+def _sources(folder):
+    """The paths of a folder's files within it, without what running has left there."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return [str(p.relative_to(folder)) for p in paths if "__pycache__" not in p.parts]

@@ -1,10 +1,11 @@
-"""The command line: train, sample, eval. It reads options, calls the library and says what
-happened.
+"""The commands: train, sample, eval, backends and tour.
 
-Exit codes: 0 done; 1 failed; 2 wrong use or bad input, one line on standard error; 130 and 143
-interrupted.
+Each reads its options, calls the library and prints what was done. Exit codes: 0 done; 1 failed; 2
+wrong use or bad input, one line on standard error; 130 and 143 interrupted.
 """
 
+import argparse
+import contextlib
 import dataclasses
 import io
 import json
@@ -12,42 +13,46 @@ import math
 import pathlib
 import signal
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
-from .. import backend, likelihood, metrics, model, schedule
-from ..datasets import readers
-from ..datasets import sets as data
+from .. import backend, likelihood, metrics, schedule
+from ..datasets import sets
+from ..datasets.untrusted import LIMIT
 from ..errors import InputError, TinyDDPMError
 from ..nn.unet import UNet
-from ..plots import images as figures
-from ..runs import checkpoint, run
-from ..runs import log as runlog
-from ..settings import Recipe
-from ..tour import chapters as tours
+from ..runs import checkpoint, log, run
+from ..runs.load import load
+from ..runs.sample import sample as draw_samples
+from ..settings import Recipe, Sampling
 from . import options
 from .terminal import Progress, Stopped, complain
+
+# Plots are imported where they are drawn, for no other command needs Pillow or matplotlib.
 
 FRAMES = 48  # of the reverse process in the GIF
 # of the T terms of the variational bound, drawn anew for each group of samples
 BOUND_TIMES = 32
+# how the samples of `eval` were drawn, in the order of eval.json
+RECORDED = ("seed", "sampler", "steps", "eta", "spacing", "variance", "guidance", "clip")
+# the recipe's fields that are handed on as they are; the data and the backend give the last two
 RECIPE = [
     field.name
     for field in dataclasses.fields(Recipe)
-    if field.name not in ("steps", "seed", "shards", "levels")
+    if field.name not in ("steps", "seed", "levels", "shards")
 ]
-UNET = ("base", "mults", "blocks", "attention", "heads", "groups", "pad")
-PERCEPTRON = ("hidden", "layers")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     args = options.parser(train, sample, evaluate, backends, tour).parse_args(argv)
     args.stopped = Stopped()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: complain(message)
-            return args.command(args)
+            code: int = args.command(args)
+            return code
     except InputError as error:
         return _fail(error, 2)
     except TinyDDPMError as error:
@@ -66,98 +71,107 @@ def _fail(message, code):
 # Commands.
 
 
-def train(args):
-    """tinyddpm train: fit, keep the run, and draw what it learnt."""
-    stopped = args.stopped
-    if args.resume:
-        out = pathlib.Path(args.resume)
-        if args.data or args.out:
-            raise InputError(
-                "--resume takes its data and its folder from the run: give no DATA and no --out"
-            )
-        meta = checkpoint.load(out)[1]
-        with checkpoint.fitting(out):
-            fit, _ = _data_of(meta)
-            progress, expect = (
-                Progress(args.steps or meta["recipe"]["steps"]),
-                _expected(args, meta),
-            )
-        with stopped.waiting():
-            trained = run.resume(
-                out,
-                fit.x,
-                args.steps,
-                labels=fit.labels,
-                expect=expect,
-                progress=progress,
-                stop=stopped,
-                backend=args.backend,
-            )
-    else:
-        fit, about = _data_to_fit(args)
-        labels = fit.labels if args.classes else None
-        if args.classes and labels is None:
-            raise InputError(f"--classes needs labels, and {fit.name} has none")
-        out = pathlib.Path(args.out) if args.out else _free_folder(fit.name)
-        settings = {name: getattr(args, name) for name in RECIPE}
-        steps = Recipe().steps if args.steps is None else args.steps
-        progress = Progress(steps)
-        net, s = _net(args, fit.x.shape[1:], labels), _schedule(args)
-        with stopped.waiting():
-            trained = run.train(
-                fit.x,
-                steps,
-                args.seed,
-                out,
-                labels=labels,
-                net=net,
-                schedule=s,
-                save_every=args.save_every,
-                log_every=args.log_every,
-                keep=args.keep,
-                progress=progress,
-                stop=stopped,
-                meta={"data": about},
-                backend=args.backend,
-                levels=fit.levels,
-                **settings,
-            )
-    progress.close()
-    if stopped.signal:
-        return _fail(
-            f"stopped at step {trained.meta['step']} and saved; go on with: tinyddpm train --resume {out}",
-            128 + stopped.signal,
-        )
+def train(args: argparse.Namespace) -> int:
+    """tinyddpm train: fit, keep the run, and draw what it learned."""
+    out, fit, trained = _resumed_run(args) if args.resume else _new_run(args)
+    step, number = trained.meta["step"], args.stopped.signal
+    if number:
+        again = f"go on with: tinyddpm train --resume {out}"
+        return _fail(f"stopped at step {step} and saved; {again}", 128 + number)
     _draw_run(out, trained, fit)
-    print(
-        f"{out}: {trained.meta['step']} steps; samples.png, reverse.gif, loss.png, log.jsonl, checkpoint.npz"
-    )
+    files = "samples.png, reverse.gif, loss.png, log.jsonl, checkpoint.npz"
+    print(f"{out}: {step} steps; {files}")
     print(f"judge it by the data it never saw: tinyddpm eval {out}")
     return 0
 
 
-def sample(args):
+def _new_run(args):
+    """(folder, fitted data, model) of a new run, as far as it got."""
+    fit, about = _data_to_fit(args)
+    labels = fit.labels if args.classes else None
+    if args.classes and labels is None:
+        raise InputError(f"--classes needs labels, and {fit.name} has none")
+    out = pathlib.Path(args.out) if args.out else _free_folder(fit.name)
+    steps = Recipe().steps if args.steps is None else args.steps
+    net, s = _net(args, fit.x.shape[1:], labels), _schedule(args)
+    with args.stopped.waiting(), contextlib.closing(Progress(steps)) as progress:
+        trained = run.train(
+            fit.x,
+            steps,
+            args.seed,
+            out,
+            labels=labels,
+            net=net,
+            schedule=s,
+            save_every=args.save_every,
+            log_every=args.log_every,
+            keep=args.keep,
+            progress=progress,
+            stop=args.stopped,
+            meta={"data": about},
+            backend=args.backend,
+            levels=fit.levels,
+            **{name: getattr(args, name) for name in RECIPE},
+        )
+    return out, fit, trained
+
+
+def _resumed_run(args):
+    """(folder, fitted data, model) of the run that --resume names, as far as it got."""
+    out = pathlib.Path(args.resume)
+    if args.data or args.out:
+        raise InputError(
+            "--resume takes its data and its folder from the run: give no DATA and no --out"
+        )
+    meta = checkpoint.load(out)[1]
+    with checkpoint.content_errors_as_input(out):
+        fit, _ = _data_of(meta)
+        steps, expect = args.steps or meta["recipe"]["steps"], _expected(args, meta)
+        progress = Progress(steps)
+    with args.stopped.waiting(), contextlib.closing(progress):
+        trained = run.resume(
+            out,
+            fit.x,
+            args.steps,
+            labels=fit.labels,
+            expect=expect,
+            progress=progress,
+            stop=args.stopped,
+            backend=args.backend,
+        )
+    return out, fit, trained
+
+
+def sample(args: argparse.Namespace) -> int:
     """tinyddpm sample: a picture of new samples, and their numbers or their path where asked."""
-    trained = model.load(args.run, args.backend)
+    from ..plots import images
+
+    trained = load(args.run, args.backend)
     out = args.out or _folder(args.run) / f"samples-{args.seed}.png"
-    x, frames = model.sample(
-        trained, args.n, trajectory=FRAMES, label=args.label, **_sampler_settings(args)
+    x, frames = draw_samples(
+        trained,
+        args.n,
+        args.seed,
+        label=args.label,
+        guidance=args.guidance,
+        trajectory=FRAMES,
+        **_how(args),
     )
-    figures.save_png(out, figures.picture(x))
+    images.save_png(out, images.picture(x))
     print(out)
     if args.gif:
-        figures.save_gif(args.gif, _gif_frames(frames))
+        images.save_gif(args.gif, _gif_frames(frames))
         print(args.gif)
     if args.array:
         low, high = trained.meta.get("data", {}).get("restore", (-1, 1))
-        _save_array(args.array, data.Data(x, low=low, high=high).restore(x))
+        _save_array(args.array, sets.Data(x, low=low, high=high).restore(x))
         print(args.array)
     return 0
 
 
-def evaluate(args):
-    """tinyddpm eval: sample quality against the held-out data, printed and kept in RUN/eval.json."""
-    trained = model.load(args.run, args.backend)
+def evaluate(args: argparse.Namespace) -> int:
+    """tinyddpm eval: sample quality against the held-out data, printed and kept in eval.json."""
+    trained = load(args.run, args.backend)
     fit, held = _data_of(trained.meta, args.data)
     if not len(held.x):
         raise InputError(f"{args.run} held nothing out: train with --holdout to judge by it")
@@ -167,41 +181,45 @@ def evaluate(args):
             f"{args.run} was trained with labels, and {args.data} has none to judge it by"
         )
     asked = np.resize(held.labels, n) if trained.classes else None
-    x = model.sample(trained, n, label=asked, **_sampler_settings(args))
-    in_unit = [data.to_unit(part) for part in (x, fit.x, held.x)]
-    scores = metrics.evaluate(*in_unit) | _bound(args, trained, held)
+    how = {**_how(args), "seed": args.seed, "guidance": args.guidance}
+    x = draw_samples(trained, n, label=asked, **how)
+    scores = metrics.evaluate(*(sets.to_unit(part) for part in (x, fit.x, held.x)))
+    scores |= _bound(args, trained, held)
     if trained.classes:
-        scores["label_agreement"] = metrics.label_agreement(
-            in_unit[0], asked, in_unit[2], held.labels
-        )
-        scores["label_agreement_fit"] = metrics.label_agreement(
-            in_unit[1], fit.labels, in_unit[2], held.labels
-        )
+        scores |= _label_agreement(x, asked, fit, held)
     for name, value in scores.items():
         print(f"{name:20} {value:.4f}")
-    record = {"step": trained.meta["step"], "n": len(x), **_sampler_settings(args), **scores}
-    checkpoint.write_atomic(
-        _folder(args.run) / "eval.json", (json.dumps(record, indent=1) + "\n").encode()
-    )
+    settings = {name: how[name] for name in RECORDED}
+    record = {"step": trained.meta["step"], "n": len(x), **settings, **scores}
+    text = json.dumps(record, indent=1) + "\n"
+    checkpoint.write_atomic(_folder(args.run) / "eval.json", text.encode())
     return 0
 
 
+def _label_agreement(x, asked, fit, held):
+    """Whether the nearest held-out image is of the class: of samples, and of the fitted images."""
+    real = sets.to_unit(held.x)
+    sides = {"label_agreement": (x, asked), "label_agreement_fit": (fit.x, fit.labels)}
+    return {
+        name: metrics.label_agreement(sets.to_unit(images), labels, real, held.labels)
+        for name, (images, labels) in sides.items()
+    }
+
+
 def _bound(args, trained, held):
-    """The variational bound on the held-out data (Ho20 eq. 5), in bits per dimension, and its
-    parts, by name.
-    """
+    """The variational bound on the held-out data, in bits per dimension, and its parts, by name."""
     ops = trained.ops
-    with checkpoint.fitting(args.run):
+    with checkpoint.content_errors_as_input(args.run):
         levels = Recipe(**trained.meta["recipe"]).levels
     found = likelihood.bits_per_dim(
         trained,
         trained.schedule,
         ops.asarray(held.x),
-        args.seed,
-        "learned" if trained.learns_variance else args.variance,
-        None if args.no_clip else 1.0,
-        1 / (levels - 1) if levels else None,
-        min(BOUND_TIMES, trained.schedule.T),
+        seed=args.seed,
+        variance="learned" if trained.learns_variance else args.variance,
+        clip=_how(args)["clip"],
+        half_width=1 / (levels - 1) if levels else None,
+        times=min(BOUND_TIMES, trained.schedule.T),
         xp=ops.xp,
     )
     return {
@@ -213,18 +231,18 @@ def _bound(args, trained, held):
     }
 
 
-def backends(args):
-    """tinyddpm backends: one line each, with versions and device, or what is missing and how to get
-    it.
-    """
+def backends(args: argparse.Namespace) -> int:
+    """tinyddpm backends: one line each, with versions and device, or what is missing."""
     for name, there, words in backend.listing():
         print(f"{name:10}{'yes' if there else 'no':5}{words}")
     return 0
 
 
-def tour(args):
-    """tinyddpm tour: the nine chapters here, their figures and their page in a folder."""
-    setting = tours.Setting()
+def tour(args: argparse.Namespace) -> int:
+    """tinyddpm tour: the nine chapters, their figures and their page in a folder."""
+    from ..tour import chapters, spirals
+
+    setting = spirals.Setting()
     line = Progress(setting.steps)
 
     def progress(record):
@@ -232,7 +250,7 @@ def tour(args):
         if record["step"] == setting.steps:
             line.close()
 
-    tours.tour(args.out, args.seed, args.backend, setting=setting, progress=progress)
+    chapters.tour(args.out, args.seed, args.backend, setting=setting, progress=progress)
     print(f"{args.out}: nine figures and index.html, a page to open in a browser")
     return 0
 
@@ -243,10 +261,10 @@ def tour(args):
 def _data_to_fit(args):
     """The part of the data to fit, and how to find it again."""
     spec = args.data or "digits"
-    loaded = data.load(spec, args.limit, args.range)
-    built_in = loaded.name in ("digits", *data.TOYS)
+    loaded = sets.load(spec, args.limit, args.range)
+    built_in = loaded.name in ("digits", *sets.TOYS)
     holdout = (0.5 if built_in else 0.1) if args.holdout is None else args.holdout
-    fit, _ = data.split(loaded, holdout)
+    fit, _ = sets.split(loaded, holdout)
     about = {
         "spec": spec if built_in else str(pathlib.Path(spec).resolve()),
         "holdout": holdout,
@@ -258,16 +276,17 @@ def _data_to_fit(args):
 
 
 def _data_of(meta, spec=None):
-    """The fitted and the held-out part of a run's data. Raises InputError where the run has
-    forgotten it.
+    """The fitted and the held-out part of a run's data, read again.
+
+    Raises InputError where the run does not know where its data is.
     """
     about = meta.get("data")
     if about is None:
         raise InputError(
             "this run was trained on an array: only the library can resume or judge it"
         )
-    loaded = data.load(spec or about["spec"], about.get("limit", readers.LIMIT), about["range"])
-    return data.split(loaded, about["holdout"])
+    loaded = sets.load(spec or about["spec"], about.get("limit", LIMIT), about["range"])
+    return sets.split(loaded, about["holdout"])
 
 
 def _free_folder(name):
@@ -294,7 +313,9 @@ def _schedule(args):
 def _net(args, shape, labels):
     """The default net for this data, with what the options change."""
     net = run.default_net(shape, 0 if labels is None else len(np.unique(labels)), args.vlb > 0)
-    names, other = (UNET, PERCEPTRON) if isinstance(net, UNet) else (PERCEPTRON, UNET)
+    names, other = options.UNET, options.PERCEPTRON
+    if not isinstance(net, UNet):
+        names, other = other, names
     misplaced = [name for name in other if getattr(args, name) is not None]
     if misplaced:
         raise InputError(f"--{misplaced[0]} does not apply to samples of shape {shape}")
@@ -314,53 +335,48 @@ def _net(args, shape, labels):
 
 
 def _expected(args, meta):
-    """The settings given beside --resume, in the checkpoint's words: what the run must have."""
-    given = {name: getattr(args, name) for name in (*UNET, *PERCEPTRON)}
+    """The settings given beside --resume, as a checkpoint has them: what the run must have."""
+    given = {name: getattr(args, name) for name in (*options.UNET, *options.PERCEPTRON)}
     if args.attention is not None:
         given["attention"] = [level in args.attention for level in range(len(meta["net"]["mults"]))]
-    given |= {
-        name: getattr(args, name)
-        for name in RECIPE
-        if getattr(args, name) != getattr(Recipe(), name)
-    }
+    for name in RECIPE:
+        if getattr(args, name) != getattr(Recipe(), name):
+            given[name] = getattr(args, name)
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _sampler_settings(args):
-    return {
-        "seed": args.seed,
-        "sampler": args.sampler,
-        "steps": args.steps,
-        "eta": args.eta,
-        "spacing": args.spacing,
-        "variance": args.variance,
-        "guidance": args.guidance,
-        "clip": None if args.no_clip else 1.0,
-    }
+def _how(args):
+    """The fields of Sampling, as the options have them."""
+    how = {name: getattr(args, name) for name in options.SAMPLING}
+    return {**how, "clip": None if args.no_clip else Sampling.clip}
 
 
 def _draw_run(out, trained, fit):
     """The pictures of a finished run: samples, how they came about, and the loss."""
-    images = len(trained.shape) == 3
-    x, frames = model.sample(
-        trained, 64 if images else 1024, trained.meta["recipe"]["seed"], trajectory=FRAMES
-    )
-    reference = None if images else fit.x
-    figures.save_png(out / "samples.png", figures.picture(x, reference))
-    figures.save_gif(out / "reverse.gif", _gif_frames(frames, reference))
-    records = runlog.read(out)
-    figures.loss_curve([r["step"] for r in records], [r["loss"] for r in records], out / "loss.png")
+    from ..plots import figures, images
+
+    pixels = len(trained.shape) == 3
+    seed = trained.meta["recipe"]["seed"]
+    x, frames = draw_samples(trained, 64 if pixels else 1024, seed, trajectory=FRAMES)
+    reference = None if pixels else fit.x
+    images.save_png(out / "samples.png", images.picture(x, reference))
+    images.save_gif(out / "reverse.gif", _gif_frames(frames, reference))
+    records = log.read(out)
+    curve = figures.loss_curve([r["step"] for r in records], [r["loss"] for r in records])
+    images.save_png(out / "loss.png", figures.to_image(curve))
 
 
 def _gif_frames(frames, reference=None):
-    """The reverse process as small pictures: noise does not compress, so a large GIF of it is a
-    heavy one.
-    """
+    """The reverse process as small pictures: noise does not compress, large ones take megabytes."""
     if frames.ndim == 3:
-        return [figures.scatter(frame, 320, reference) for frame in frames]
+        from ..plots import figures
+
+        return figures.scatter_frames(frames, 320, reference)
+    from ..plots import images
+
     columns = math.ceil(math.sqrt(frames.shape[1]))
     scale = max(1, round(288 / (columns * (frames.shape[3] + 1))))
-    return [figures.grid(frame, columns, scale) for frame in frames]
+    return [images.grid(frame, columns, scale) for frame in frames]
 
 
 def _save_array(path, array):

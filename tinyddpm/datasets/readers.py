@@ -1,35 +1,30 @@
-"""Readers for the user's own files: .npy, .npz, IDX (also gzipped), CIFAR's binary version and
-folders of PNGs.
+"""Readers for the user's own files: .npy, .npz, IDX (also gzipped), CIFAR's binary version, PNGs.
 
-A file is told by its content (CIFAR's, which has no mark, by its name and size) and not trusted:
-nothing is unpickled, what a header claims is held against `limit` before anything is read, and
-compressed data are read piece by piece, never beyond the claim. Every failure is one InputError.
+A file's kind is found from its content (CIFAR's, which has no mark, from its name and size) and the
+file is not trusted: nothing is unpickled, what a header claims is held against `limit` before
+anything is read, and compressed data are read piece by piece, never beyond the claim. Every failure
+is one InputError.
 """
 
-import contextlib
 import gzip
 import io
 import math
+import os
 import struct
-import tokenize
 import warnings
 import zipfile
-import zlib
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from numpy.typing import NDArray
 
 from ..errors import InputError
+from .untrusted import LIMIT, Stream, check_size, file_errors_as_input, open_regular, read_exactly
 
-# bytes that the samples may take, as float32 or as stored, whichever is more
-LIMIT = 2**30
-PIECE = 2**20  # bytes read at a time
-HEADER = 2**16  # more than any .npy header of plain numbers
+HEADER = 2**16  # bytes; more than any .npy header of plain numbers
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 IMAGE_NAMES, LABEL_NAMES = ("images", "x", "arr_0"), ("labels", "y")
-# no deflated byte unpacks to more: 258 bytes from two bits is the best it can do
-DEFLATE = 1032
 PICKLE = b"\x80"  # how a pickle of protocol 2 or later starts
 PICKLE_REFUSED = (
     "is a Python pickle, which could run any code: give a .npy, or the binary version of CIFAR"
@@ -37,48 +32,27 @@ PICKLE_REFUSED = (
 # bytes a record: its labels, then 32 x 32 x 3 pixels
 CIFAR = {3073: ("CIFAR-10", 10), 3074: ("CIFAR-100", 100)}
 
-# What the standard library, NumPy and Pillow raise on broken files.
-FAILURES = (
-    OSError,
-    ValueError,
-    EOFError,
-    RuntimeError,
-    MemoryError,
-    ArithmeticError,
-    LookupError,
-    SyntaxError,
-    TypeError,
-    AttributeError,
-    struct.error,
-    zlib.error,
-    zipfile.BadZipFile,
-    tokenize.TokenError,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
+Array = NDArray[Any]  # numbers of any dtype, as a file stores them
 
 
-def read(path, limit=LIMIT):
-    """Read samples and, where the file has them, labels: (array, labels or None), values as stored.
+def read(path: str | os.PathLike[str], limit: int = LIMIT) -> tuple[Array, Array | None]:
+    """Read samples and, where the file has them, labels: (array, labels or None), as stored.
 
     path: a .npy or .npz file, an IDX file (.gz too; its labels' file is looked for beside it),
     CIFAR's .bin or the folder of them, a folder of PNGs, or one of such folders, a class each.
-    Raises InputError, naming the file, where it cannot be read or its samples would take more than
-    `limit` bytes.
+    Raises InputError, which names the file, where it cannot be read or its samples would take more
+    than `limit` bytes.
     """
     if limit < 1:
         raise InputError(f"the limit must be at least 1 byte, got {limit}")
-    with naming(path), warnings.catch_warnings():
-        # NumPy and Pillow warn of oddities that they mend; of an image too large to be true they
-        # must not only warn.
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with file_errors_as_input(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NumPy and Pillow warn of oddities that they mend
         path = Path(path)
         return _read_folder(path, limit) if path.is_dir() else _read_file(path, limit)
 
 
 def _read_file(path, limit):
-    with _open_regular(path) as file:
+    with open_regular(path) as file:
         start = file.read(6)
         file.seek(0)
         if start == b"\x93NUMPY":
@@ -98,8 +72,9 @@ def _read_file(path, limit):
 
 
 def _read_folder(folder, limit):
-    if _pngs_in(folder):
-        return read_pngs(folder, limit), None
+    pngs = _pngs_in(folder)
+    if pngs:
+        return _read_pngs(folder, pngs, limit), None
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     binaries = [name for name in names if name.startswith("data_batch_") and name.endswith(".bin")]
     if binaries or "train.bin" in names:
@@ -112,31 +87,8 @@ def _read_folder(folder, limit):
     return read_classes(folder, limit)
 
 
-@contextlib.contextmanager
-def _open_regular(path):
-    """Open a file for reading; a pipe or a device, which may never end, is refused."""
-    if not path.is_file():
-        raise InputError("is not a regular file" if path.exists() else "no such file or folder")
-    with open(path, "rb") as file:
-        yield file
-
-
-@contextlib.contextmanager
-def naming(path):
-    """Turn every failure inside the block into an InputError of one line that starts with the path."""
-    try:
-        yield
-    except FAILURES as error:
-        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        if isinstance(error, UnidentifiedImageError):
-            text = "is not a PNG image"
-        raise InputError(f"{path}: {' '.join(text.split())}") from error
-
-
-def read_npy(file, limit=LIMIT):
-    """Read one array of numbers in NumPy's .npy format from an open file, at its stored shape and
-    dtype.
-    """
+def read_npy(file: Stream, limit: int = LIMIT) -> Array:
+    """Read one array of numbers in NumPy's .npy format from an open file, as it is stored."""
     head = io.BytesIO(file.read(HEADER))
     version = np.lib.format.read_magic(head)
     if version == (1, 0):
@@ -149,27 +101,13 @@ def read_npy(file, limit=LIMIT):
     return _read_numbers(file, shape, dtype, limit, order="F" if fortran else "C")
 
 
-def read_npz(file, limit=LIMIT):
+def read_npz(file: IO[bytes], limit: int = LIMIT) -> tuple[Array, Array | None]:
     """Read samples and labels from a .npz: its single array, or the one named images, x or arr_0.
 
     Raises InputError for a member whose name is not a plain NAME.npy, and where two have the same.
     """
     with zipfile.ZipFile(file) as archive:
-        members = {}
-        for info in archive.infolist():
-            name = info.filename.removesuffix(".npy")
-            # orig_filename is the name before zipfile cuts it at a NUL and turns backslashes round.
-            if (
-                info.filename != info.orig_filename
-                or not info.filename.endswith(".npy")
-                or set(name) & set("/\\:")
-            ):
-                raise InputError(
-                    f"holds a member named {info.orig_filename!a:.80}; an .npz holds NAME.npy only"
-                )
-            if name in members:
-                raise InputError(f"holds two members named {info.filename!a:.80}")
-            members[name] = info
+        members = _npz_members(archive)
         label_name = next((name for name in LABEL_NAMES if name in members), None)
         others = [name for name in members if name != label_name]
         named = [name for name in IMAGE_NAMES if name in members]
@@ -188,43 +126,59 @@ def read_npz(file, limit=LIMIT):
         return member(image_name), None if label_name is None else member(label_name)
 
 
-def read_idx(file, limit=LIMIT):
-    """Read an array in MNIST's IDX format, (N,) to (N, H, W, C), from an open file that may be
-    gzipped.
-    """
+def _npz_members(archive):
+    """The members of an archive, as a dict by the names of their arrays."""
+    members = {}
+    for info in archive.infolist():
+        name = info.filename.removesuffix(".npy")
+        # orig_filename is the name before zipfile cuts it at a NUL and turns backslashes round.
+        plain = info.filename == info.orig_filename and not set(name) & set("/\\:")
+        if not plain or not info.filename.endswith(".npy"):
+            raise InputError(
+                f"holds a member named {info.orig_filename!a:.80}; an .npz holds NAME.npy only"
+            )
+        if name in members:
+            raise InputError(f"holds two members named {info.filename!a:.80}")
+        members[name] = info
+    return members
+
+
+def read_idx(file: Stream, limit: int = LIMIT) -> Array:
+    """Read an array in MNIST's IDX format, (N,) to (N, H, W, C), from an open file, .gz too."""
     # one layer: some files hold themselves
     if not isinstance(file, gzip.GzipFile) and file.read(2) == b"\x1f\x8b":
         file.seek(0)
         with gzip.open(file) as unpacked:
             return read_idx(unpacked, limit)
     file.seek(0)
-    if _read_exactly(file, 2) != b"\0\0":
+    if read_exactly(file, 2) != b"\0\0":
         raise InputError("is gzipped, but what it holds is no IDX file")
-    code, ndim = struct.unpack("BB", _read_exactly(file, 2))
+    code, ndim = struct.unpack("BB", read_exactly(file, 2))
     if code not in IDX_DTYPES or not 1 <= ndim <= 4:
         raise InputError(f"its IDX header has type {code:#04x} and {ndim} dimensions")
-    shape = struct.unpack(f">{ndim}I", _read_exactly(file, 4 * ndim))
+    shape = struct.unpack(f">{ndim}I", read_exactly(file, 4 * ndim))
     return _read_numbers(file, shape, np.dtype(IDX_DTYPES[code]), limit)
 
 
-def read_cifar(paths, limit=LIMIT):
-    """Read CIFAR's binary files: uint8 images (N, 32, 32, 3) and labels (N,), of CIFAR-100 the fine
-    ones.
+def read_cifar(
+    paths: list[Path], limit: int = LIMIT
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Read CIFAR's binary files: uint8 images (N, 32, 32, 3) and labels (N,).
 
-    A record is 1 label byte (CIFAR-10), or a coarse and a fine one (CIFAR-100), then 1024 bytes
-    each of red, green and blue. Raises InputError where a size is no whole number of records or a
-    label is out of bounds.
+    A record is 1 label byte (CIFAR-10), or a coarse and a fine one (CIFAR-100, whose fine ones are
+    the labels), then 1024 bytes each of red, green and blue. Raises InputError where a size is no
+    whole number of records or a label is out of bounds.
     """
     sizes = [path.stat().st_size for path in paths]
     record = next((record for record in CIFAR if not any(size % record for size in sizes)), None)
     if record is None:
         raise InputError("its size is no whole number of CIFAR's records, 3073 or 3074 bytes each")
     n = sum(sizes) // record
-    _check_size((n, 32, 32, 3), 1, limit)
+    check_size((n, 32, 32, 3), 1, limit)
     data = bytearray()
     for path, size in zip(paths, sizes):
-        with naming(path.name), _open_regular(path) as file:
-            data += _read_exactly(file, size)
+        with file_errors_as_input(path.name), open_regular(path) as file:
+            data += read_exactly(file, size)
     records = np.frombuffer(data, np.uint8).reshape(n, record)
     images, labels = records[:, -3072:].reshape(n, 3, 32, 32), records[:, -3073].copy()
     name, classes = CIFAR[record]
@@ -233,8 +187,8 @@ def read_cifar(paths, limit=LIMIT):
     return images.transpose(0, 2, 3, 1), labels
 
 
-def read_classes(folder, limit=LIMIT):
-    """Read a folder of folders of PNGs, a class each: images as of `read_pngs`, labels int64 (N,).
+def read_classes(folder: Path, limit: int = LIMIT) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Read a folder of folders of PNGs, a class each: images uint8, labels int64 (N,).
 
     Label k is the k-th folder that holds PNGs, in the order of their names, or of their values
     where all are numbers.
@@ -250,16 +204,6 @@ def read_classes(folder, limit=LIMIT):
     return _read_pngs(folder, [path for name in names for path in found[name]], limit), labels
 
 
-def read_pngs(folder, limit=LIMIT):
-    """Read a folder's PNGs in the order of their names: uint8 (N, H, W, 1) if all grey, else (N, H,
-    W, 3).
-
-    Palettes become RGB and transparency is laid on white. Raises InputError where there is no PNG,
-    where two sizes differ, and on 16 bits a channel.
-    """
-    return _read_pngs(folder, _pngs_in(folder), limit)
-
-
 def _pngs_in(folder):
     return sorted(
         path for path in folder.iterdir() if path.suffix.lower() == ".png" and path.name[0] != "."
@@ -267,47 +211,16 @@ def _pngs_in(folder):
 
 
 def _read_pngs(folder, paths, limit):
-    if not paths:
-        raise InputError("holds no .png file")
-    names = [path.relative_to(folder) for path in paths]
-    size, mode = None, "L"
-    for path, name in zip(paths, names):
-        with naming(name), _open_png(path, limit) as image:
-            size = size or image.size
-            if image.size != size:
-                raise InputError("is {} x {}, {} is {} x {}".format(*image.size, names[0], *size))
-            mode = mode if image.mode in ("1", "L", "LA") else "RGB"
-    shape = (len(paths), size[1], size[0], len(mode))
-    _check_size(shape, 1, limit)
-    images = np.empty(shape, np.uint8)
-    for i, (path, name) in enumerate(zip(paths, names)):
-        with naming(name), _open_png(path, limit) as image:
-            if image.mode in ("LA", "RGBA") or "transparency" in image.info:
-                image = Image.alpha_composite(
-                    Image.new("RGBA", size, "white"), image.convert("RGBA")
-                )
-            images[i] = np.asarray(image.convert(mode)).reshape(shape[1:])
-    return images
+    from .pictures import read_pngs  # here, for the other readers need no Pillow
 
-
-@contextlib.contextmanager
-def _open_png(path, limit):
-    """Open a PNG, its pixels not yet read, after the checks that its header allows."""
-    with _open_regular(path) as file, Image.open(file, formats=["PNG"]) as image:
-        packed, (width, height) = path.stat().st_size, image.size
-        if packed > limit or width * height > 8 * DEFLATE * packed:  # a pixel has a bit at least
-            raise InputError(
-                f"its {packed:,} bytes are beyond the limit or cannot hold {width} x {height} pixels"
-            )
-        stored = image.tile[0][3] if image.tile else ""
-        if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA") or "16" in stored:
-            raise InputError(f"has mode {stored or image.mode}; save it with 8 bits a channel")
-        yield image
+    return read_pngs(folder, paths, limit)
 
 
 def _labels_beside(path, limit):
-    """MNIST's labels lie in a file of their own: train-images-idx3-ubyte has
-    train-labels-idx1-ubyte, or its .gz.
+    """The labels in the file beside, or None.
+
+    MNIST's are in a file of their own: train-images-idx3-ubyte has train-labels-idx1-ubyte, or its
+    .gz.
     """
     name = path.name.replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1")
     for beside in (
@@ -316,38 +229,16 @@ def _labels_beside(path, limit):
         path.with_name(f"{name}.gz"),
     ):
         if "images" in path.name and beside.is_file():
-            with naming(beside.name), open(beside, "rb") as file:
+            with file_errors_as_input(beside.name), open(beside, "rb") as file:
                 return read_idx(file, limit)
     return None
-
-
-def _check_size(shape, itemsize, limit):
-    """Refuse a claimed shape that is empty or larger than the limit, before anything is allocated."""
-    if min(shape, default=1) < 1:
-        raise InputError(f"is empty: its shape is {tuple(shape)}")
-    size = math.prod(shape) * max(itemsize, 4)
-    if size > limit:
-        raise InputError(
-            f"its shape {tuple(shape)} would take {size:,} bytes; the limit is {limit:,} (--limit)"
-        )
 
 
 def _read_numbers(stream, shape, dtype, limit, order="C"):
     if dtype.kind not in "biuf":
         raise InputError(f"holds {dtype}, not real numbers")
-    _check_size(shape, dtype.itemsize, limit)
-    data = _read_exactly(stream, math.prod(shape) * dtype.itemsize)
+    check_size(shape, dtype.itemsize, limit)
+    data = read_exactly(stream, math.prod(shape) * dtype.itemsize)
     if stream.read(1):  # this read also makes a zip or gzip stream check its CRC
         raise InputError("is longer than its header says")
     return np.frombuffer(data, dtype).reshape(shape, order=order)
-
-
-def _read_exactly(stream, size):
-    """Read `size` bytes; memory grows with what truly arrives, not with what a header claims."""
-    data = bytearray()
-    while len(data) < size:
-        piece = stream.read(min(PIECE, size - len(data)))
-        if not piece:
-            raise InputError(f"ends early: {size:,} bytes claimed, {len(data):,} found")
-        data += piece
-    return data

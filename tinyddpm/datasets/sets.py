@@ -1,18 +1,19 @@
-"""Data to fit: the embedded digits, toys in the plane, the user's own files; how they are split,
-batched.
-"""
+"""Data to fit: the built-in digits, toys in the plane, the user's own files; splits and batches."""
 
 import dataclasses
-import functools
 import hashlib
 import math
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from .. import noise
 from ..errors import InputError
 from . import readers
+from .untrusted import LIMIT, file_errors_as_input
 
 DIGITS = Path(__file__).parent / "digits.npz"
 TOYS = ("moons", "swissroll", "rings")
@@ -23,34 +24,31 @@ TOY_STEP = 2**32 - 2
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Samples in [-1, 1], and what is needed to write such samples back in the range they came in.
+    """Samples in [-1, 1], and what is needed to write such samples back in the range they had."""
 
-    x float32 (N, H, W, C) or (N, D); labels int64 (N,) or None; low, high: the original range;
-    levels: how many values it has, 256 for bytes, 0 where they are no whole numbers.
-    """
+    x: NDArray[np.float32]  # (N, H, W, C) or (N, D)
+    labels: NDArray[np.int64] | None = None  # (N,)
+    name: str = "array"  # as errors name it
+    low: float = -1.0  # the original range: from here ...
+    high: float = 1.0  # ... to here
+    levels: int = 0  # how many values the range has, 256 for bytes; 0 if they are no whole numbers
 
-    x: np.ndarray
-    labels: np.ndarray | None = None
-    name: str = "array"
-    low: float = -1.0
-    high: float = 1.0
-    levels: int = 0
-
-    def restore(self, x):
-        """Map samples from [-1, 1] to the original range: x (high - low)/2 + (high + low)/2,
-        float32.
-        """
-        return np.float32(self.high / 2 - self.low / 2) * x + np.float32(
-            self.high / 2 + self.low / 2
-        )
+    def restore(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map samples to the original range: x (high - low)/2 + (high + low)/2, float32."""
+        half, middle = self.high / 2 - self.low / 2, self.high / 2 + self.low / 2
+        return np.float32(half) * x + np.float32(middle)
 
 
-def load(spec="digits", limit=readers.LIMIT, value_range=None):
-    """Load data by name ('digits', 'moons', 'swissroll', 'rings') or from a path that
-    `readers.read` takes.
+def load(
+    spec: str | os.PathLike[str] = "digits",
+    limit: int = LIMIT,
+    value_range: tuple[float, float] | None = None,
+) -> Data:
+    """Load data by name ('digits', 'moons', 'swissroll', 'rings') or from a path.
 
-    limit: the most bytes that the samples may take; value_range (low, high): as for `from_array`.
-    Returns Data. Raises InputError on a name or file that cannot be used.
+    spec: a name, or a path that `readers.read` takes; limit: the most bytes that the samples may
+    take; value_range (low, high): as for `from_array`. Raises InputError on a name or file that
+    cannot be used.
     """
     spec = str(spec)
     if spec == "digits" or spec in TOYS:
@@ -66,13 +64,26 @@ def load(spec="digits", limit=readers.LIMIT, value_range=None):
     return from_array(array, labels, spec, value_range)
 
 
-def from_array(array, labels=None, name="array", value_range=None):
+def from_array(
+    array: ArrayLike,
+    labels: ArrayLike | None = None,
+    name: str = "array",
+    value_range: tuple[float, float] | None = None,
+) -> Data:
     """Bring an array of samples to float32 in [-1, 1]: x = (a - (high + low)/2) / ((high - low)/2).
 
-    array (N, H, W), (N, H, W, C) with C in 1..4, or (N, D). value_range (low, high) defaults to (0,
-    255) for uint8, (0, 1) for bool, (-1, 1) for floats; other integers must declare it. labels:
-    (N,) integers or None. Raises InputError on another shape or dtype, no samples, NaN or inf, and
-    on values outside the range.
+    Args:
+        array: samples (N, H, W), (N, H, W, C) with C in 1..4, or (N, D), of real numbers.
+        labels: (N,) integers, or None.
+        name: what errors call the array.
+        value_range: (low, high), by default (0, 255) for uint8, (0, 1) for bool and (-1, 1) for
+            floats; other integers must declare it.
+
+    Returns:
+        The Data.
+
+    Raises:
+        InputError: another shape or dtype, no samples, NaN or inf, or values outside the range.
     """
     array = np.asarray(array)
     if array.dtype.kind not in "biuf":
@@ -85,21 +96,18 @@ def from_array(array, labels=None, name="array", value_range=None):
         )
     low, high = _range(images, name, value_range)
     # Half-precision and bytes fit in float32; wider types are scaled as float64, then rounded once.
-    x = images.astype(
-        np.float32 if array.dtype.itemsize <= 2 else np.result_type(array.dtype, np.float32)
-    )
+    narrow = array.dtype.itemsize <= 2
+    x = images.astype(np.float32 if narrow else np.result_type(array.dtype, np.float32))
     x -= high / 2 + low / 2
     x /= high / 2 - low / 2
     x = np.ascontiguousarray(x.clip(-1, 1, out=x), np.float32)
     whole = array.dtype.kind != "f" and low.is_integer() and high.is_integer()
-    return Data(
-        x, _labels(labels, len(x), name), name, low, high, int(high - low) + 1 if whole else 0
-    )
+    levels = int(high - low) + 1 if whole else 0
+    return Data(x, _labels(labels, len(x), name), name, low, high, levels)
 
 
-def split(data, holdout, seed=0):
-    """Split into (fit, held): a fraction `holdout` is held out, of each label where there are
-    labels.
+def split(data: Data, holdout: float, seed: int = 0) -> tuple[Data, Data]:
+    """Split into (fit, held): a fraction `holdout` is held out, the same of each label.
 
     Each class is permuted by (seed, class index), so the split is a pure function of its arguments;
     both parts keep the order of the data. Raises InputError unless 0 <= holdout < 1 and a sample
@@ -110,17 +118,14 @@ def split(data, holdout, seed=0):
         raise InputError(
             f"holdout must be in 0 <= holdout < 1 and leave a sample, got {holdout} of {n}"
         )
-    kinds = (
-        np.zeros(n, np.int64)
-        if data.labels is None
-        else np.unique(data.labels, return_inverse=True)[1]
-    )
-    held = np.zeros(n, bool)
+    kinds, held = np.zeros(n, np.int64), np.zeros(n, bool)
+    if data.labels is not None:
+        kinds = np.unique(data.labels, return_inverse=True)[1]
     seen = 0
     for k in range(kinds.max() + 1):
         members = np.flatnonzero(kinds == k)
-        # Differences of the rounded running total: each class within one of its share, the total
-        # exact.
+        # Differences of the rounded running total: each class is within one of its share, and the
+        # total is exact.
         count = round(holdout * (seen + len(members))) - round(holdout * seen)
         seen += len(members)
         held[members[noise.permutation(len(members), seed, noise.DATA, step=k)[:count]]] = True
@@ -132,55 +137,32 @@ def split(data, holdout, seed=0):
     return part(~held), part(held)
 
 
-def digest(data):
+def digest(data: Data) -> str:
     """SHA-256 of data.x and data.labels, in hex: tells a resumed run if its data changed."""
     sha = hashlib.sha256(f"{data.x.shape} {data.x.dtype.str}".encode())
-    sha.update(np.ascontiguousarray(data.x))
+    sha.update(np.ascontiguousarray(data.x).data)
     if data.labels is not None:
-        sha.update(data.labels)
+        sha.update(data.labels.data)
     return sha.hexdigest()
 
 
-def batch_indices(n, batch, seed, step):
-    """The samples of batch `step`, int64 (batch,): drawn without replacement, epoch after epoch.
-
-    Place i of the batch has position p = step batch + i, which is place p mod n of the permutation
-    of epoch floor(p / n): a pure function of the arguments, so a run resumes by knowing its step
-    alone. Raises InputError where n or batch is below 1.
-    """
-    if n < 1 or batch < 1:
-        raise InputError(f"n and batch must be at least 1, got n = {n}, batch = {batch}")
-    epoch, place = np.divmod(step * batch + np.arange(batch), n)
-    indices = np.empty(batch, np.int64)
-    for e in range(int(epoch[0]), int(epoch[-1]) + 1):
-        indices[epoch == e] = _epoch_order(n, seed, e)[place[epoch == e]]
-    return indices
-
-
-def to_unit(x):
+def to_unit(x: ArrayLike) -> NDArray[np.floating[Any]]:
     """Map [-1, 1] to [0, 1], clipped: the range in which `metrics` compares images."""
     return np.clip((np.asarray(x) + 1) / 2, 0, 1)
 
 
-def to_uint8(x):
+def to_uint8(x: ArrayLike) -> NDArray[np.uint8]:
     """Map [-1, 1] to 0..255, clipped and rounded to the nearest."""
     return np.rint(to_unit(x) * 255).astype(np.uint8)
 
 
-@functools.lru_cache(maxsize=4)
-def _epoch_order(n, seed, epoch):
-    order = noise.permutation(n, seed, noise.ORDER, step=epoch)
-    order.flags.writeable = False
-    return order
-
-
 def _exists(spec):
-    with readers.naming(spec):
+    with file_errors_as_input(spec):  # such as a name with a NUL in it
         return Path(spec).exists()
 
 
 def _range(array, name, value_range):
-    """The declared or default (low, high), once every value is known to be finite and to lie in it."""
+    """The declared or default (low, high), after the check that every value lies in it."""
     least, most = array.min(), array.max()  # NaN and inf survive min and max
     if not (np.isfinite(least) and np.isfinite(most)):
         raise InputError(f"{name}: contains NaN or inf")
@@ -218,9 +200,7 @@ def _digits():
 
 
 def _toy(name):
-    """4096 points near a curve, the same in every run: a uniform parameter u, then N(0, sigma^2)
-    noise.
-    """
+    """4096 points near a curve, the same in every run: a uniform parameter u, then noise."""
     pick, u = noise.uniform((TOY_SIZE, 2), purpose=noise.DATA, step=TOY_STEP).T
     if name == "moons":  # two half circles, one hanging into the other
         labels = pick < 0.5

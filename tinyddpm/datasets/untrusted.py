@@ -1,0 +1,94 @@
+"""Reading files that are not trusted: sizes are checked first, each failure is an InputError."""
+
+import contextlib
+import math
+import os
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Protocol
+
+from ..errors import InputError
+
+# bytes that the samples may take, as float32 or as stored, whichever is more
+LIMIT = 2**30
+PIECE = 2**20  # bytes read at a time
+# no deflated byte unpacks to more: 258 bytes from two bits is the best it can do
+DEFLATE = 1032
+
+# What the standard library, NumPy and Pillow raise on broken files.
+FAILURES = (
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    ArithmeticError,
+    LookupError,
+    SyntaxError,
+    TypeError,
+    AttributeError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+    tokenize.TokenError,
+)
+
+
+class Stream(Protocol):
+    """What the readers need of an open file: a plain one, a member of a .zip, an unpacked .gz."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most `size` bytes, all that is left for -1."""
+        ...
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Move to an offset, as of io."""
+        ...
+
+
+@contextlib.contextmanager
+def file_errors_as_input(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn every failure inside the block into an InputError of one line, which names the path."""
+    try:
+        yield
+    except FAILURES as error:
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise InputError(f"{path}: {' '.join(text.split())}") from error
+
+
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading; a pipe or a device, which may never end, raises InputError."""
+    if not path.is_file():
+        raise InputError("is not a regular file" if path.exists() else "no such file or folder")
+    with open(path, "rb") as file:
+        yield file
+
+
+def check_size(shape: tuple[int, ...], itemsize: int, limit: int) -> None:
+    """Raise InputError where a claimed shape is empty or takes more than `limit` bytes.
+
+    To be called before anything is allocated; itemsize is in bytes.
+    """
+    if min(shape, default=1) < 1:
+        raise InputError(f"is empty: its shape is {tuple(shape)}")
+    size = math.prod(shape) * max(itemsize, 4)
+    if size > limit:
+        raise InputError(
+            f"its shape {tuple(shape)} would take {size:,} bytes; the limit is {limit:,} (--limit)"
+        )
+
+
+def read_exactly(stream: Stream, size: int) -> bytearray:
+    """Read `size` bytes; memory grows with what truly arrives, not with what a header claims."""
+    data = bytearray()
+    while len(data) < size:
+        piece = stream.read(min(PIECE, size - len(data)))
+        if not piece:
+            raise InputError(f"ends early: {size:,} bytes claimed, {len(data):,} found")
+        data += piece
+    return data
