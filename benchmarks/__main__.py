@@ -2,8 +2,8 @@
 
 steps: the diffusion's and the optimiser's fused steps; ops: convolution, GroupNorm with SiLU;
 network: train and sampling steps; end: end to end; samplers: each of them, whole, and its error
-where the truth is known. gpu: all that a first session on a GPU machine should do; roofline: the
-CUDA kernels' instructions, counted, which needs no GPU.
+where the truth is known. gpu: all that a session on a GPU machine should do; roofline: the CUDA
+kernels' instructions, counted, which needs no GPU; selftest: that the benchmark itself is right.
 """
 
 import argparse
@@ -14,9 +14,11 @@ from tinyddpm import backend
 from tinyddpm.errors import InputError, TinyDDPMError
 
 from . import accuracy, bench, cases, crossover, end, network, report, sampling
+from .sizes import FULL, QUICK, TINY
 
 TIMED = ("steps", "ops", "network", "end", "samplers")
-GROUPS = (*TIMED, "gpu", "roofline")
+GROUPS = (*TIMED, "gpu", "roofline", "selftest")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,46 +39,7 @@ def _seconds(text):
 
 def parse(argv):
     """The options. Exits with code 2 and one line where they make no sense."""
-    _seconds.__name__ = "seconds, above 0 and at most 3600,"
-    parser = Parser(
-        prog="python -m benchmarks",
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
-    parser.add_argument(
-        "groups",
-        nargs="*",
-        metavar="GROUP",
-        help=f"what to measure: {', '.join(GROUPS)}\n(default: {' '.join(TIMED)})",
-    )
-    parser.add_argument(
-        "--backend",
-        nargs="+",
-        action="extend",
-        metavar="NAME",
-        choices=bench.NAMES,
-        help=f"{', '.join(bench.NAMES)} (default: all that are there);\nnumpy is always measured",
-    )
-    parser.add_argument(
-        "--peer", choices=("torch",), help="also measure this library's version of the same"
-    )
-    parser.add_argument(
-        "--compile", action="store_true", help="with --peer torch: compiled networks too (minutes)"
-    )
-    parser.add_argument(
-        "--seconds", type=_seconds, default=None, help="for each line of a table (default: 5)"
-    )
-    parser.add_argument("--quick", action="store_true", help="about a minute in all")
-    parser.add_argument("--json", metavar="FILE", help="also write the figures to this file")
-    parser.add_argument(
-        "--plot",
-        metavar="FILE",
-        help="also draw the steps' time against size (an image file);\n"
-        "of the samplers, their error (the same name with -samplers)",
-    )
-    parser.add_argument(
-        "--card", default="h100", metavar="NAME", help="whose roofline (default: h100)"
-    )
+    parser = _parser()
     args = parser.parse_args(argv)
     for group in args.groups:
         if group not in GROUPS:
@@ -86,76 +49,112 @@ def parse(argv):
     for path in filter(None, (args.json, args.plot)):
         if not pathlib.Path(path).resolve().parent.is_dir():
             parser.error(f"no folder to write {path} into")
-    if args.plot and pathlib.Path(args.plot).suffix.lower() not in (
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".webp",
-        ".gif",
-    ):
+    if args.plot and pathlib.Path(args.plot).suffix.lower() not in PICTURES:
         parser.error(f"cannot draw {args.plot}: name a .png, .jpg, .webp or .gif")
     args.groups = args.groups or list(TIMED)
-    args.seconds = args.seconds or (0.4 if args.quick else 5)
+    args.sizes = TINY if args.tiny else QUICK if args.quick else FULL
+    args.quick = args.sizes.quick
+    args.seconds = args.seconds or args.sizes.seconds
     return args
+
+
+def _parser():
+    """The grammar of the command."""
+    _seconds.__name__ = "seconds, above 0 and at most 3600,"
+    parser = Parser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    add = parser.add_argument
+    groups = f"what to measure: {', '.join(GROUPS)}\n(default: {' '.join(TIMED)})"
+    add("groups", nargs="*", metavar="GROUP", help=groups)
+    names = f"{', '.join(bench.NAMES)} (default: all that are there);\nnumpy is always measured"
+    several = {"nargs": "+", "action": "extend", "metavar": "NAME"}
+    add("--backend", **several, choices=bench.NAMES, help=names)
+    add("--peer", choices=("torch",), help="also measure this library's version of the same")
+    add("--compile", action="store_true", help="with --peer torch: compiled networks too (minutes)")
+    add("--seconds", type=_seconds, help=f"for each line of a table (default: {FULL.seconds})")
+    add("--quick", action="store_true", help="about a minute in all")
+    add("--tiny", action="store_true", help="to see whether all of it runs: the times mean nothing")
+    add("--json", metavar="FILE", help="also write the figures to this file")
+    drawn = "also draw the steps' time against size (an image file);\n"
+    drawn += "of the samplers, their error (the same name with -samplers)"
+    add("--plot", metavar="FILE", help=drawn)
+    add("--card", default="h100", metavar="NAME", help="whose roofline (default: h100)")
+    return parser
 
 
 def _timed(args):
     """The groups that are timed on every backend: print their tables, return the figures."""
-    peers, figures = None, {}
-    if args.peer:
-        try:
-            from .torch_cases import peers
-        except ImportError:
-            raise InputError("torch is not installed: pip install torch") from None
+    peers = _peers(args.peer)
     with bench.benches(args.backend) as found:
         limits = bench.ceilings(found, min(args.seconds, 1))
         about = report.header(found, limits, args.peer)
         print("\n".join(f"{name}: {text}" for name, text in about.items()))
         print(
-            "rates count bytes that must move and a direct convolution's operations: caches and Winograd can pass "
-            "100%",
+            "rates count bytes that must move and a direct convolution's operations: "
+            "caches and Winograd can pass 100%",
             flush=True,
         )
+        figures = {"machine": about, "ceilings": limits}
         for group in (group for group in TIMED if group in args.groups):
-            if group in ("steps", "ops"):
-                chosen = (
-                    cases.steps(512, 256 if args.quick else 4096)
-                    if group == "steps"
-                    else cases.operations()
-                )
-                results = {
-                    case.name: bench.measure(case, found, limits, args.seconds, peers)
-                    for case in chosen
-                }
-            elif group == "network":
-                results = network.run(found, args.seconds, args.peer, args.compile)
-            else:
-                results = (end if group == "end" else sampling).measure(
-                    found, args.seconds, args.quick
-                )
-            figures[group] = results
-            print(report.table(group, results), flush=True)
+            figures[group] = _group(group, found, limits, peers, args)
+            print(report.table(group, figures[group]), flush=True)
             if group == "samplers":
                 figures["accuracy"] = accuracy.measure(args.quick)
                 print(accuracy.table(figures["accuracy"]), flush=True)
-        if args.plot and "accuracy" in figures:
-            path = pathlib.Path(args.plot)
-            accuracy.draw(figures["accuracy"]).save(path.with_stem(f"{path.stem}-samplers"))
         if args.plot:
-            figures["crossover"] = crossover.measure(
-                found, min(args.seconds, 1) / 8, range(8, 21, 2)
-            )
-            crossover.draw(figures["crossover"], args.plot)
-    return {"machine": about, "ceilings": limits, **figures}
+            figures["crossover"] = _plots(figures, found, args)
+    return figures
+
+
+def _group(group, found, limits, peers, args):
+    """The rows of one group's table."""
+    sizes, seconds = args.sizes, args.seconds
+    if group == "network":
+        return network.run(found, seconds, args.peer, args.compile, sizes.nets)
+    if group == "end":
+        return end.measure(found, seconds, sizes)
+    if group == "samplers":
+        return sampling.measure(found, seconds, sizes)
+    chosen = cases.steps(*sizes.steps) if group == "steps" else cases.operations(sizes.images)
+    return {case.name: bench.measure(case, found, limits, seconds, peers) for case in chosen}
+
+
+def _peers(name):
+    """The peer's version of a case, as `bench.measure` takes it. Raises InputError."""
+    if not name:
+        return None
+    try:
+        from .torch_cases import peers
+    except ImportError:
+        raise InputError("torch is not installed: pip install torch") from None
+    return peers
+
+
+def _plots(figures, found, args):
+    """Draw the samplers' error, if measured, and time against size; returns the latter."""
+    path = pathlib.Path(args.plot)
+    if "accuracy" in figures:
+        accuracy.draw(figures["accuracy"]).save(path.with_stem(f"{path.stem}-samplers"))
+    curves = crossover.measure(found, min(args.seconds, 1) / 8, range(8, 21, 2))
+    crossover.draw(curves, path)
+    return curves
 
 
 def main(argv=None):
-    """Measure what was asked for and print it; returns the exit code: 1 for a wrong answer, 2 for
-    bad input.
+    """Measure what was asked for and print it.
+
+    Returns the exit code: 1 for a wrong answer, 2 for bad input.
     """
     args = parse(argv)
     try:
         figures, path = {}, args.json
+        if "selftest" in args.groups:
+            from . import selftest
+
+            figures["selftest"] = selftest.run()
         if "roofline" in args.groups:
             figures["roofline"] = _roofline(args.card)
         if "gpu" in args.groups:

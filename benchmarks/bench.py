@@ -1,6 +1,4 @@
-"""A backend under measurement, the ceilings of its machine, and one case timed on all of them,
-answers first.
-"""
+"""A backend under measurement, its machine's ceilings, one case timed on all backends."""
 
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -14,7 +12,7 @@ from tinyddpm.runs import threads as machine
 
 from . import clock
 
-NAMES = ("numpy", "numba", "cupy", "cuda")  # the simulator's time says nothing
+NAMES = ("numpy", "numba", "cupy", "cuda")  # the simulator's time means nothing
 # of the copy and of the square matrices that set the ceilings
 COPY_BYTES, SIDE = 1 << 26, 1536
 
@@ -25,7 +23,7 @@ class WrongAnswer(Exception):
 
 @dataclass(frozen=True)
 class Bench:
-    """A backend: its operations, and `share`, the map that runs the parts of a batch side by side."""
+    """A backend: its operations, and the map that runs the parts of a batch side by side."""
 
     name: str
     ops: Ops
@@ -44,21 +42,17 @@ class Bench:
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to time. setup(ops, rows) makes ready the rows (a slice) of the batch and returns a
-    function without arguments -> a tuple of arrays; the first `joined` of them are the rows' part
-    of the answer, the others are summed over the parts. whole: not cut in parts. work: bytes or
-    operations a call, in units of `unit`; terms: the length of the longest sum in it, which
-    float32's rounding grows with.
-    """
+    """One thing to time."""
 
     name: str
     batch: int
+    # (ops, rows, a slice of the batch) -> a function without arguments -> a tuple of arrays
     setup: Callable
-    work: float
-    unit: str
-    joined: int = 1
-    whole: bool = False
-    terms: int = 1
+    work: float  # bytes or operations a call
+    unit: str  # "GB/s" or "GFLOP/s", of work
+    joined: int = 1  # so many arrays are the rows' part of the answer; the others are summed
+    whole: bool = False  # not cut in parts
+    terms: int = 1  # of the longest sum in it, which float32's rounding grows with
 
 
 @contextmanager
@@ -75,44 +69,44 @@ def benches(names=None):
 
 
 def ceilings(found, seconds):
-    """{place: {"GB/s": a copy's, read and written, "GFLOP/s": sgemm's}}: the best readings, on all
-    threads.
-    """
+    """{place: {"GB/s": a copy's, both ways, "GFLOP/s": sgemm's}}: the best, on all threads."""
     limits = {}
     for bench in found.values():
-        if bench.place in limits:
-            continue
-        xp, parts = bench.ops.xp, range(bench.ops.shards)
-        # a device is filled by more, and has larger caches
-        scale = 1 if bench.place == "host" else 4
-        nbytes, side = scale**2 * COPY_BYTES, scale * SIDE
-        source = xp.ones((len(parts), nbytes // 4 // len(parts)), np.float32)
-        target = xp.zeros_like(source)
-        a, b = (xp.ones((len(parts), side, side), np.float32) for _ in range(2))
-        out = xp.empty_like(a)
-
-        def copy(i, source=source, target=target):
-            target[i] = source[i]
-
-        def product(i, xp=xp, a=a, b=b, out=out):
-            xp.matmul(a[i], b[i], out=out[i])
-
-        contenders = {
-            "GB/s": lambda f=copy, p=parts, s=bench.share: s(f, p),
-            "GFLOP/s": lambda f=product, p=parts, s=bench.share: s(f, p),
-        }
-        times = clock.interleave(contenders, seconds, dict.fromkeys(contenders, bench.wait))
-        limits[bench.place] = {
-            "GB/s": 2 * nbytes / min(times["GB/s"]) / 1e9,
-            "GFLOP/s": 2 * len(parts) * side**3 / min(times["GFLOP/s"]) / 1e9,
-        }
+        if bench.place not in limits:
+            limits[bench.place] = _ceilings(bench, seconds)
     return limits
 
 
+def _ceilings(bench, seconds):
+    """The ceilings of one place."""
+    xp, parts = bench.ops.xp, range(bench.ops.shards)
+    # a device is filled by more, and has larger caches
+    scale = 1 if bench.place == "host" else 4
+    nbytes, side = scale**2 * COPY_BYTES, scale * SIDE
+    source = xp.ones((len(parts), nbytes // 4 // len(parts)), np.float32)
+    target = xp.zeros_like(source)
+    a, b = (xp.ones((len(parts), side, side), np.float32) for _ in range(2))
+    out = xp.empty_like(a)
+
+    def copy(i):
+        target[i] = source[i]
+
+    def product(i):
+        xp.matmul(a[i], b[i], out=out[i])
+
+    contenders = {
+        "GB/s": lambda: bench.share(copy, parts),
+        "GFLOP/s": lambda: bench.share(product, parts),
+    }
+    times = clock.interleave(contenders, seconds, dict.fromkeys(contenders, bench.wait))
+    return {
+        "GB/s": 2 * nbytes / min(times["GB/s"]) / 1e9,
+        "GFLOP/s": 2 * len(parts) * side**3 / min(times["GFLOP/s"]) / 1e9,
+    }
+
+
 def contender(case, bench):
-    """The case on a backend, its batch cut as training cuts it: a function without arguments -> a
-    list of tuples.
-    """
+    """The case on a backend, its batch cut as training cuts it: () -> a list of tuples."""
     count = 1 if case.whole else min(bench.ops.shards, case.batch)
     cuts = np.linspace(0, case.batch, count + 1).astype(int).tolist()
     parts = [case.setup(bench.ops, slice(a, b)) for a, b in zip(cuts, cuts[1:])]
@@ -120,7 +114,7 @@ def contender(case, bench):
 
 
 def answer(case, bench, results):
-    """What a contender returned, put together on the host: a list of arrays, none of them a view."""
+    """What a contender returned, put together on the host: a list of arrays, no views."""
     columns = [[bench.ops.to_host(x) for x in column] for column in zip(*results)]
     return [
         np.concatenate(parts) if i < case.joined else sum(parts[1:], parts[0].copy())
@@ -129,9 +123,7 @@ def answer(case, bench, results):
 
 
 def compare(what, got, want, terms=1):
-    """Raises WrongAnswer unless float32's rounding of sums of so many terms explains every
-    difference.
-    """
+    """Raises WrongAnswer unless rounding explains every difference, float32's of so many terms."""
     limit = 32 * np.finfo(np.float32).eps * terms**0.5
     for i, (x, y) in enumerate(zip(got, want, strict=True)):
         worst = float(np.abs(x - y).max()) if x.shape == y.shape else np.inf
@@ -143,9 +135,7 @@ def compare(what, got, want, terms=1):
 
 
 def checked(case, found):
-    """({name: contender}, answer) of every backend, each of whose answers was compared with the
-    first's, numpy's.
-    """
+    """({name: contender}, numpy's answer) of every backend, the answers compared with it."""
     contenders, want = {}, None
     for name, bench in found.items():
         contenders[name] = contender(case, bench)
@@ -156,8 +146,9 @@ def checked(case, found):
 
 
 def measure(case, found, limits, seconds, peers=None, bases=clock.BASES):
-    """{name: row} of one case: times, rate, share of the ceiling, ratios. peers: callable (case,
-    want) -> more.
+    """{name: row} of one case: times, rate, share of the ceiling, ratios.
+
+    peers: callable (case, want) -> more contenders.
     """
     contenders, want = checked(case, found)
     contenders.update(peers(case, want) if peers else {})

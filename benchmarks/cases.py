@@ -6,17 +6,16 @@ import math
 from types import SimpleNamespace
 
 import numpy as np
+from tinyddpm.kernels.gpu.roofline import BYTES
 
 from tinyddpm import linear, noise, samplers
 from tinyddpm.nn import optim
+from tinyddpm.nn.device import FusedStep
 from tinyddpm.nn.ops import Forget
 from tinyddpm.process import x0_weights
 
 from .bench import Case
-from .roofline import BYTES
 
-# B, H, W, C, O
-SHAPES = ((128, 8, 8, 32, 32), (64, 28, 28, 32, 32), (64, 14, 14, 64, 64), (64, 7, 7, 128, 128))
 GROUPS = 8
 T = 500  # a time in the middle of linear(1000)
 
@@ -26,10 +25,11 @@ def draw(shape, index, first=0):
     return noise.normal(shape, 0, noise.DATA, index, first)
 
 
-def reverse_factors(clip=1.0):
-    """The factors of a clipped ancestral step at T, from a network that says v (formulas.reverse)."""
+def reverse_step(clip=1.0):
+    """A clipped ancestral step at T, from a network that predicts v."""
     s = linear(1000)
-    return (*x0_weights(s, T, "v"), clip, *samplers.ancestral_coefficients(s, T))
+    c = samplers.ancestral_coefficients(s, T, T - 1)
+    return FusedStep(*x0_weights(s, T, "v"), clip, c.c_x0, c.c_xt, c.sigma)
 
 
 def steps(rows, width):
@@ -44,24 +44,24 @@ def steps(rows, width):
 
     def noised_drawn(ops, part):
         x0 = ops.asarray(draw((part.stop - part.start, width), 0, part.start))
-        signal, sigma = (ops.asarray(c[part]) for c in coefficients)
-        return lambda: ops.noised_drawn(x0, signal, sigma, 1, first_sample=part.start)
+        c_x0, c_eps = (ops.asarray(c[part]) for c in coefficients)
+        return lambda: ops.noised_drawn(x0, c_x0, c_eps, 1, first_sample=part.start)
 
     def reverse_drawn(ops, part):
-        xt, output = (
+        xt, prediction = (
             ops.asarray(draw((part.stop - part.start, width), i, part.start)) for i in (0, 1)
         )
-        factors = reverse_factors()
-        return lambda: (ops.reverse_drawn(xt, output, factors, 1, noise.REVERSE, T, part.start),)
+        c = reverse_step()
+        return lambda: (ops.reverse_drawn(xt, prediction, c, 1, noise.REVERSE, T, part.start),)
 
     def adamw_ema(ops, part):
         theta, grad, m, v, ema = (draw((1, n), i)[0] for i in range(5))
         theta, grad, m, v, ema = (ops.asarray(x) for x in (theta, grad, m, v * v, ema))
         scale, _ = ops.clip_scale(grad, 1.0)
-        factors = (*optim.adamw_factors(100, 1e-3), optim.ema_weight(100, 0.995))
+        factors, weight = optim.adamw_factors(100, 1e-3), optim.ema_weight(100, 0.995)
 
         def step():
-            ops.adamw_ema(theta, grad, m, v, ema, scale, factors)
+            ops.adamw_ema(theta, grad, m, v, ema, scale, factors, weight)
             return theta, m, v, ema
 
         return step
@@ -91,15 +91,15 @@ def given(rows, width):
         ]
 
     def noised(ops, part):
-        x0, eps, (signal, sigma) = (
+        x0, eps, (c_x0, c_eps) = (
             *inputs(ops, part, 2),
             (ops.asarray(c[part]) for c in coefficients),
         )
-        return lambda: (ops.noised(x0, eps, signal, sigma),)
+        return lambda: (ops.noised(x0, eps, c_x0, c_eps),)
 
     def reverse(ops, part):
-        xt, output, z = inputs(ops, part, 3)
-        return lambda: (ops.reverse(xt, output, z, reverse_factors()),)
+        xt, prediction, z = inputs(ops, part, 3)
+        return lambda: (ops.reverse(xt, prediction, z, reverse_step()),)
 
     def im2col(ops, part):
         x = inputs(ops, part, 1)[0].reshape(-1, 16, 16, width // 256)
@@ -210,10 +210,10 @@ def backward_of(ops, function, dy, p, tape):
     return run
 
 
-def operations():
-    """Every case of the group `ops`."""
+def operations(images):
+    """Every case of the group `ops`, for images (B, H, W, C, O)."""
     return [
         case
-        for B, H, W, C, O in SHAPES
+        for B, H, W, C, O in images
         for case in (*convolution(B, H, W, C, O), *normalisation(B, H, W, C))
     ]

@@ -4,38 +4,24 @@ digits.
 
 import numpy as np
 
-from tinyddpm import model
-from tinyddpm.datasets import sets as data
-from tinyddpm.runs import run
+import tinyddpm as td
+from tinyddpm.datasets import sets
 
 from . import clock
 from .bench import compare
 
-SHORT = 20  # steps of the run whose losses and samples are compared
-QUICK, FULL = 30, 300
+SAMPLES = 64
 
 
-def measure(found, seconds, quick, samples=64):
+def measure(found, seconds, sizes):
     """{"train ...": rows, "sample ...": rows}; each backend trains and samples once or oftener.
-    Raises WrongAnswer.
+
+    Raises WrongAnswer where a backend does not train as the first one does.
     """
-    steps = QUICK if quick else FULL
-    images, models, want = data.load().x, {}, None
-    for name in found:
-        losses = []
-        trained = run.train(
-            images,
-            SHORT,
-            backend=name,
-            log_every=1,
-            progress=lambda record, losses=losses: losses.append(float(record["loss"])),
-        )
-        got = [np.array(losses), model.sample(trained, 8, steps=10)]
-        want = got if want is None else want
-        # Adam divides by square roots of small gradients, which magnifies their rounding
-        compare(f"{SHORT} steps of training on {name}", got, want, terms=10**6)
+    images, steps, models = sets.load().x, sizes.trained, {}
+    _compare(found, images, sizes.compared)
     training = {
-        name: lambda name=name: models.update({name: run.train(images, steps, backend=name)})
+        name: lambda name=name: models.update({name: td.train(images, steps, backend=name)})
         for name in found
     }
     waits = {name: bench.wait for name, bench in found.items()}
@@ -44,8 +30,26 @@ def measure(found, seconds, quick, samples=64):
             clock.interleave(training, seconds, waits, warm=0, least=1)
         )
     }
-    sampling = {name: lambda name=name: model.sample(models[name], samples) for name in found}
-    rows[f"sample {samples} in 50 steps"] = clock.summary(
+    sampling = {name: lambda name=name: td.sample(models[name], SAMPLES) for name in found}
+    rows[f"sample {SAMPLES} in 50 steps"] = clock.summary(
         clock.interleave(sampling, seconds, waits, warm=0, least=1)
     )
     return rows
+
+
+def _compare(found, images, steps):
+    """Train a few steps on every backend; losses and samples must agree. Raises WrongAnswer."""
+    want = None
+    for name in found:
+        losses = []
+        trained = td.train(
+            images,
+            steps,
+            backend=name,
+            log_every=1,
+            progress=lambda record, losses=losses: losses.append(float(record["loss"])),
+        )
+        got = [np.array(losses), td.sample(trained, 8, steps=10)]
+        want = got if want is None else want
+        # Adam divides by square roots of small gradients, which magnifies their rounding
+        compare(f"{steps} steps of training on {name}", got, want, terms=10**6)

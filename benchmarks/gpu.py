@@ -70,26 +70,18 @@ def run(args):
 
 
 def card(name):
-    """The key of roofline.CARDS that a device's name holds; the H100 for a card not listed there."""
+    """The key of roofline.CARDS that a device's name holds; the H100 where there is none."""
     words = re.sub(r"[^a-z0-9]", "", name.lower())
     return next((key for key in roofline.CARDS if key in words), "h100")
 
 
 def _tests():
-    """Run the tests marked gpu, a missing device being a failure: {"exit": code, "last": what
-    pytest says last}.
+    """Run the tests marked gpu; a missing device is a failure.
+
+    Returns {"exit": the exit code, "last": the last line that pytest printed}.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-m",
-        "gpu",
-        "--tb=short",
-        "-p",
-        "no:cacheprovider",
-        "tests",
-    ]
+    options = ["-m", "gpu", "--tb=short", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options, "tests"]
     done = subprocess.run(
         command,
         cwd=ROOT,

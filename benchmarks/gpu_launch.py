@@ -1,6 +1,4 @@
-"""What needs the device's own interfaces: Philox's known answers, and what a launch costs by each
-way to it.
-"""
+"""Philox's known answers on the device, and what a launch costs by each way to it."""
 
 import pathlib
 import statistics
@@ -8,8 +6,8 @@ import tempfile
 
 import numpy as np
 from numba import cuda
-from tinyddpm.kernels.gpu import fused_steps as steps
-from tinyddpm.kernels.gpu.device import formulas
+from tinyddpm.kernels.gpu import fused_steps
+from tinyddpm.kernels.gpu.philox import encipher
 
 from .bench import WrongAnswer
 from .clock import reading
@@ -27,24 +25,10 @@ KNOWN = (
 CALLS, READINGS, SIZE, THREADS = 500, 21, 256, 64
 
 
-@cuda.jit
-def encipher(counters, words):
-    """words (N, 4) = Philox of counters (N, 6), uint64."""
-    i = cuda.grid(1)
-    if i < counters.shape[0]:
-        words[i, 0], words[i, 1], words[i, 2], words[i, 3] = formulas.philox(
-            counters[i, 0],
-            counters[i, 1],
-            counters[i, 2],
-            counters[i, 3],
-            counters[i, 4],
-            counters[i, 5],
-        )
-
-
 def known_answers():
-    """Raises WrongAnswer unless the device's Philox gives the published words, bit for bit; returns
-    how many.
+    """Hold the device's Philox against the published words, bit for bit; returns how many.
+
+    Raises WrongAnswer.
     """
     counters = np.array([counter for counter, _ in KNOWN], np.uint64)
     words = np.zeros((len(KNOWN), 4), np.uint64)
@@ -56,11 +40,12 @@ def known_answers():
 
 
 def overhead(bench):
-    """{way: microseconds a launch} of one small kernel: the median of readings of CALLS launches
-    and one wait.
+    """{way: microseconds a launch} of one small kernel.
+
+    The median of readings, each of CALLS launches and one wait.
     """
     z = bench.ops.xp.empty(SIZE, np.float32)
-    kernel, grid, block = steps.KERNELS[True].normal, (1, 1), (THREADS, 1)
+    kernel, grid, block = fused_steps.KERNELS[True].normal, (1, 1), (THREADS, 1)
     scalars = np.int32(1), np.int32(SIZE), tuple(np.uint32(word) for word in (1, 0, 0, 0, 0))
     ready = cuda.as_cuda_array(z, sync=False)
     ways = {
@@ -93,9 +78,7 @@ def overhead(bench):
 
 
 def _raw(kernel, z, scalars):
-    """(the compiled kernel as CuPy launches it, its arguments): Numba's arrays are seven words
-    each.
-    """
+    """(the compiled kernel as CuPy launches it, its arguments), an array being seven words."""
     import cupy
 
     compiled = list(kernel.overloads.values())[-1]

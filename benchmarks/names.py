@@ -1,6 +1,4 @@
-"""Our names for the U-Net's parameters and the peer's (diffusers' UNet2DModel, and torch_peer), and
-layouts.
-"""
+"""Our names for the U-Net's parameters and layouts, and the peer's (torch_peer)."""
 
 TOP = {
     "time1": "time_embedding.linear_1",
@@ -29,7 +27,7 @@ def peer_name(ours):
         return f"{TOP[part]}.{kind}"
     if keys[0] == "mid":
         block, index, rest = "mid_block", {"first": 0, "second": 1}[keys[1]], keys[2:]
-    elif keys[2] == "sample":
+    elif keys[2] == "resize":
         return f"{keys[0]}_blocks.{keys[1]}.{keys[0]}samplers.0.conv.{kind}"
     else:
         block, index, rest = f"{keys[0]}_blocks.{keys[1]}", keys[3], keys[4:]

@@ -40,10 +40,9 @@ def table(group, results, bases=clock.BASES):
             ratios = "".join(
                 f"{row['ratio'][base]:9.2f}" if base in row["ratio"] else " " * 9 for base in bases
             )
+            times = f"{row['median_ms']:11.3f}{row['min_ms']:11.3f}"
             lines += [case] if i == 0 else []
-            lines.append(
-                f"    {name:40}{row['median_ms']:11.3f}{row['min_ms']:11.3f}{rate:>15}{share:>11}{ratios}"
-            )
+            lines.append(f"    {name:40}{times}{rate:>15}{share:>11}{ratios}")
     return "\n".join(lines)
 
 

@@ -1,199 +1,24 @@
-"""python -m benchmarks.roofline [card]: instructions and bytes an element of every CUDA kernel,
-counted, not timed.
+"""python -m benchmarks.roofline [card]: each CUDA kernel's costs an element, counted, not timed."""
 
-A kernel waits for memory as long as its instructions an element fit in the time that its bytes
-take. Counted is what the assembler made (SASS) where ptxas and cuobjdump are found, else PTX, which
-is near it.
-"""
-
-import re
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
-from typing import NamedTuple
 
+from tinyddpm.kernels.gpu.roofline import BYTES, CARDS, count
 
-class Card(NamedTuple):
-    """A card: bytes a second of its memory, processors, clock in Hz; each processor issues for 128
-    threads a cycle.
-    """
-
-    bandwidth: float
-    processors: int
-    clock: float
-
-    def budget(self, size):
-        """The instructions that can be issued in the time that `size` bytes take."""
-        return self.processors * 128 * self.clock * size / self.bandwidth
-
-
-CARDS = {
-    "h100": Card(3.35e12, 132, 1.70e9),
-    "a100": Card(2.04e12, 108, 1.41e9),
-    "rtx4090": Card(1.01e12, 128, 2.52e9),
-    "t4": Card(0.32e12, 40, 1.59e9),
-}
-# Bytes an element that must cross the memory bus: every input read once, every output written once,
-# caches granted (the passes of a normalisation over one group; the nine readers of a pixel of
-# im2col).
-BYTES = {
-    "normal": 4,
-    "noised": 12,
-    "noised_drawn": 12,
-    "reverse": 16,
-    "reverse_drawn": 12,
-    "adamw_ema": 36,
-    "im2col": 4,
-    "norm": 8,
-    "norm_silu": 8,
-    "norm_backward": 12,
-    "norm_silu_backward": 12,
-}
-# Which loops do a kernel's work, and elements a turn; a kernel not named here takes four elements a
-# thread, once.
-LOOPS = {
-    **dict.fromkeys(("norm", "norm_silu", "norm_backward", "norm_silu_backward"), ("inner", 1)),
-    "im2col": ("outer", 4),
-}
-
-
-class Assembled(NamedTuple):
-    """What ptxas says of a kernel, and its listing."""
-
-    registers: int
-    stack: int
-    spills: int
-    code: list  # (label or address, instruction)
-
-
-def assemble(ptx, cc):
-    """PTX -> Assembled, or None without ptxas; its code is None without cuobjdump. Raises where
-    ptxas refuses.
-    """
-    from tinyddpm.kernels.gpu.toolkit import tool
-
-    if not tool("ptxas"):
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        source, cubin = Path(folder, "k.ptx"), Path(folder, "k.cubin")
-        source.write_text(ptx)
-        command = [tool("ptxas"), "-v", f"-arch=sm_{cc[0]}{cc[1]}", str(source), "-o", str(cubin)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"ptxas (is it of NVVM's version?): {done.stdout}{done.stderr}")
-        registers, stack = (
-            int(re.search(pattern, done.stderr)[1])
-            for pattern in (r"Used (\d+) registers", r"(\d+) bytes stack frame")
-        )
-        spills = sum(map(int, re.findall(r"(\d+) bytes spill", done.stderr)))
-        code = None
-        if tool("cuobjdump"):
-            command = [tool("cuobjdump"), "-sass", str(cubin)]
-            listing = subprocess.run(command, capture_output=True, text=True, check=True)
-            code = [
-                (int(address, 16), text.strip())
-                for address, text in re.findall(r"/\*([0-9a-f]{4})\*/\s+([^;/]*);", listing.stdout)
-            ]
-    return Assembled(registers, stack, spills, code)
-
-
-def sass_loops(code):
-    """(first, last) indices of every loop: a branch back to an address before it."""
-    place = {address: i for i, (address, _) in enumerate(code)}
-    back = [
-        (place.get(int(target[1], 16), i), i)
-        for i, (_, text) in enumerate(code)
-        if (target := re.search(r"BRA .*?0x([0-9a-f]+)", text))
-    ]
-    return [(first, last) for first, last in back if first < last]
-
-
-def ptx_code(ptx):
-    """The instructions of PTX and its loops, as `sass_loops` gives them."""
-    code, labels = [], {}
-    for line in ptx[ptx.index(".entry") :].splitlines():
-        if label := re.match(r"(\$\w+):", line):
-            labels[label[1]] = len(code)
-        elif re.match(r"\s+(@!?%p\d+\s+)?[a-z]", line):
-            code.append((len(code), line.strip()))
-    back = [
-        (labels[target[1]], i)
-        for i, (_, text) in enumerate(code)
-        if (target := re.search(r"bra\S*\s+(\$\w+)", text))
-    ]
-    return code, [(first, last) for first, last in back if first <= last]
-
-
-def instructions(name, code, loops):
-    """Instructions an element: of the loops over the elements; or, without loops, of all that a
-    thread can meet.
-
-    The latter counts a branch not taken too, so it is an upper bound. Subroutines lie after the
-    last EXIT.
-    """
-    if name not in LOOPS:
-        return (
-            max(i for i, (_, text) in enumerate(code) if re.search(r"\b(EXIT|ret)\b", text)) + 1
-        ) / 4
-    kind, elements = LOOPS[name]
-    chosen = [
-        one
-        for one in loops
-        if not any(_within(*((two, one) if kind == "inner" else (one, two))) for two in loops)
-    ]
-    return (
-        sum(
-            last - first + 1
-            for first, last in chosen
-            if any(
-                re.search(r"LDG|STG|(ld|st)\.global", text) for _, text in code[first : last + 1]
-            )
-        )
-        / elements
-    )
-
-
-def _within(one, two):
-    """Whether loop `one` lies inside loop `two`."""
-    return one != two and two[0] <= one[0] and one[1] <= two[1]
-
-
-def count(name, wide=True, cc=(9, 0)):
-    """{"instructions", "from" (SASS or PTX), "registers"} of a kernel."""
-    from tinyddpm.kernels.gpu.ptx import compile_ptx
-
-    ptx = compile_ptx(name, wide, cc)
-    made = assemble(ptx, cc)
-    if made and made.code:
-        return {
-            "instructions": instructions(name, made.code, sass_loops(made.code)),
-            "from": "SASS",
-            "registers": made.registers,
-        }
-    return {
-        "instructions": instructions(name, *ptx_code(ptx)),
-        "from": "PTX",
-        "registers": made.registers if made else None,
-    }
+HEAD = "{:20} {:>9} {:>10} {:>10} {:>7} {:>11} {:>16}   on {}"
+LINE = "{:20} {:>9} {:10.1f} {:10} {:7.0f} {:>11} {:16.0f}   {}"
 
 
 def table(card="h100"):
-    """A line for each kernel: instructions and bytes an element, the card's budget, and what bounds
-    its rate.
-    """
-    lines = [
-        f"{'kernel':20} {'registers':>9} {'instr/elem':>10} {'bytes/elem':>10} {'budget':>7} {'waits for':>11} "
-        f"{'Gelem/s at most':>16}   on {card}"
-    ]
+    """A line for each kernel: its costs an element, the card's budget, and what bounds its rate."""
+    names = "registers", "instr/elem", "bytes/elem", "budget", "waits for", "Gelem/s at most"
+    lines = [HEAD.format("kernel", *names, card)]
     for name, size in BYTES.items():
         found, limit = count(name), CARDS[card].budget(size)
-        rate = CARDS[card].bandwidth / size * min(1, limit / found["instructions"]) / 1e9
-        bound = "memory" if found["instructions"] <= limit else "arithmetic"
-        lines.append(
-            f"{name:20} {found['registers'] or '?':>9} {found['instructions']:10.1f} {size:10} {limit:7.0f} "
-            f"{bound:>11} {rate:16.0f}   {found['from']}"
-        )
+        needed = found["instructions"]
+        rate = CARDS[card].bandwidth / size * min(1, limit / needed) / 1e9
+        bound = "memory" if needed <= limit else "arithmetic"
+        numbers = found["registers"] or "?", needed, size, limit, bound, rate
+        lines.append(LINE.format(name, *numbers, found["from"]))
     return "\n".join(lines)
 
 

@@ -2,12 +2,11 @@
 from.
 """
 
-from tinyddpm import linear, model
+from tinyddpm import Model, linear, sample
 
 from . import clock, network
 from .bench import compare
 
-IMAGES, TIMES = 64, 1000
 KINDS = {
     "ddim in 50 steps": {"sampler": "ddim", "steps": 50},
     "ddim in 50 steps, eta 1": {"sampler": "ddim", "steps": 50, "eta": 1.0},
@@ -17,22 +16,20 @@ KINDS = {
 }
 
 
-def measure(found, seconds, quick):
+def measure(found, seconds, sizes):
     """{"SAMPLER, T = ...": rows}, the images of a few steps compared first. Raises WrongAnswer."""
-    case, rows = next(iter(network.CASES.values())), {}
+    case, rows = next(iter(sizes.nets.values())), {}
+    T, n = sizes.T, sizes.samples
     waits = {name: bench.wait for name, bench in found.items()}
     for kind, options in KINDS.items():
-        T, n = (TIMES // 20, IMAGES // 4) if quick else (TIMES, IMAGES)
         want = None
         for name, bench in found.items():
-            got = model.sample(_model(case, bench.ops, 5), 8, **options)
+            got = sample(_model(case, bench.ops, 5), 8, **options)
             want = got if want is None else want
             # five networks, each given what the last made of its rounding
             compare(f"{kind} on {name}", [got], [want], terms=5**2 * network.TERMS)
         models = {name: _model(case, bench.ops, T) for name, bench in found.items()}
-        contenders = {
-            name: lambda m=m, n=n, o=options: model.sample(m, n, **o) for name, m in models.items()
-        }
+        contenders = {name: lambda m=m, o=options: sample(m, n, **o) for name, m in models.items()}
         rows[f"{kind}, T = {T}, {n} images"] = clock.summary(
             clock.interleave(contenders, seconds, waits, warm=0, least=1)
         )
@@ -40,7 +37,6 @@ def measure(found, seconds, quick):
 
 
 def _model(case, ops, T):
-    """The case's network on a backend with a schedule of T steps; it says v."""
-    return model.Model(
-        case.net, ops.asarray(network.fresh(case.net).theta), linear(T), case.shape, "v", ops=ops
-    )
+    """The case's network on a backend with a schedule of T steps; it predicts v."""
+    theta = ops.asarray(network.fresh(case.net).theta)
+    return Model(case.net, theta, linear(T), case.shape, "v", ops=ops)

@@ -11,7 +11,7 @@ from tinyddpm.nn import optim
 from tinyddpm.nn.ops import Forget, Ops
 
 from .bench import WrongAnswer, compare
-from .cases import GROUPS, draw, parameters, reverse_factors
+from .cases import GROUPS, draw, parameters, reverse_step
 from .names import to_peer
 
 OPS = Ops()
@@ -49,23 +49,23 @@ def _steps(want):
     alpha_bar = torch.from_numpy(s.alpha_bar[np.linspace(1, s.T, shape[0]).astype(int)]).float()[
         :, None
     ]
-    signal, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-    x, output = (torch.from_numpy(draw(shape, i)) for i in (0, 1))
-    a_xt, a_output, bound, c_x0, c_xt, scale = reverse_factors()
+    c_x0, c_eps = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    x, prediction = (torch.from_numpy(draw(shape, i)) for i in (0, 1))
+    c = reverse_step()
 
     def noised_drawn():
         eps = torch.randn_like(x)
-        return signal * x + sigma * eps, eps
+        return c_x0 * x + c_eps * eps, eps
 
     def reverse_drawn():
-        x0_hat = (a_xt * x + a_output * output).clamp_(-bound, bound)
-        return (c_x0 * x0_hat + c_xt * x + scale * torch.randn_like(x),)
+        x0_hat = (c.a_xt * x + c.a_prediction * prediction).clamp_(-c.bound, c.bound)
+        return (c.c_x0 * x0_hat + c.c_xt * x + c.sigma * torch.randn_like(x),)
 
     return {"normal": normal, "noised_drawn": noised_drawn, "reverse_drawn": reverse_drawn}
 
 
 def _adamw(shape):
-    """torch's fused AdamW, which keeps its own moments, on the clipped gradient; and the average."""
+    """torch's fused AdamW, with its own moments, on the clipped gradient; and the average."""
     theta, grad, m, v, ema = (draw((1, *shape), i)[0] for i in range(5))
     scale, _ = OPS.clip_scale(grad, 1.0)
     theta, ema = torch.from_numpy(theta).requires_grad_(), torch.from_numpy(ema)

@@ -14,7 +14,7 @@ EPS_NORM = 1e-6
 
 
 class ResBlock(nn.Module):
-    """h = conv1(silu(norm1(x))) + proj(silu(temb));  y = shortcut(x) + conv2(drop(silu(norm2(h))))."""
+    """shortcut(x) + conv2(drop(silu(norm2(h)))), h = conv1(silu(norm1(x))) + proj(silu(temb))."""
 
     def __init__(self, c_in, c_out, c_temb, groups, dropout):
         super().__init__()
@@ -27,6 +27,7 @@ class ResBlock(nn.Module):
         self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x, temb):
+        """x (B, C, H, W), temb (B, c_temb) -> (B, c_out, H, W)."""
         h = self.conv1(F.silu(self.norm1(x))) + self.time_emb_proj(F.silu(temb))[:, :, None, None]
         return self.conv_shortcut(x) + self.conv2(self.dropout(F.silu(self.norm2(h))))
 
@@ -44,6 +45,7 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
     def forward(self, x):
+        """The layer's output for x."""
         b, c, h, w = x.shape
         tokens = self.group_norm(x).flatten(2).transpose(1, 2)
         q, k, v = (
@@ -65,6 +67,7 @@ class Resample(nn.Module):
         )
 
     def forward(self, x):
+        """The layer's output for x."""
         if not self.down:
             return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         # padding 0 means Ho20's own: one zero row and column after the last, none before the first
@@ -82,36 +85,24 @@ class Level(nn.Module):
         self.attentions = nn.ModuleList(Attention(o, heads, groups) for _, o in sizes if attention)
 
     def block(self, i, h, temb):
+        """The i-th resnet block of the level, and its attention."""
         h = self.resnets[i](h, temb)
         return self.attentions[i](h) if self.attentions else h
 
 
 class TorchUNet(nn.Module):
-    """eps_hat = net(xt, t): xt (B, C, H, W), t (B,) -> (B, C, H, W); parameter names are diffusers'
-    own.
+    """Our UNet in PyTorch: eps_hat = net(xt, t), xt (B, C, H, W), t (B,) -> (B, C, H, W).
 
-    mults: each level's width as a multiple of base; blocks: its resnet blocks on the way down;
-    attention: the levels that attend (0 is the finest); padding: the downsampler's, 1 or 0 for
-    Ho20's (0, 1, 0, 1).
+    Parameter names are diffusers' own. net: the UNet whose shape it has.
     """
 
-    def __init__(
-        self,
-        size=8,
-        channels=1,
-        base=32,
-        mults=(1, 2),
-        blocks=1,
-        attention=(1,),
-        heads=1,
-        groups=8,
-        dropout=0.0,
-        padding=1,
-    ):
+    def __init__(self, net):
         super().__init__()
-        if size % 2 ** (len(mults) - 1):
-            raise ValueError(f"size {size} cannot be halved {len(mults) - 1} times")
-        self.base, c_temb, widths = base, 4 * base, [base * m for m in mults]
+        channels, base, blocks = net.channels, net.base, net.blocks
+        heads, groups = net.heads, net.groups
+        padding, dropout = {"right": 0, "both": 1}[net.pad], 0.0  # 0: Ho20's (0, 1, 0, 1)
+        attention = [i for i, attends in enumerate(net.attention) if attends]
+        self.base, c_temb, widths = base, 4 * base, [base * m for m in net.mults]
         self.conv_in = nn.Conv2d(channels, base, 3, padding=1)
         self.time_embedding = nn.ModuleDict(
             {"linear_1": nn.Linear(base, c_temb), "linear_2": nn.Linear(c_temb, c_temb)}
@@ -145,6 +136,7 @@ class TorchUNet(nn.Module):
         init_(self)
 
     def forward(self, xt, t):
+        """The prediction at (xt, t)."""
         emb = self.time_embedding
         temb = emb["linear_2"](F.silu(emb["linear_1"](time_embedding(t, self.base).to(xt.dtype))))
 
@@ -187,6 +179,7 @@ class TorchMLP(nn.Module):
         )
 
     def forward(self, xt, t):
+        """The prediction at (xt, t)."""
         e = F.silu(self.time(time_embedding(t, self.time.w.shape[1])))
         h = self.input(xt)
         for block in self.blocks:
@@ -205,6 +198,7 @@ class Affine(nn.Module):
         )
 
     def forward(self, x):
+        """The layer's output for x."""
         return F.linear(x, self.w, self.b)
 
 

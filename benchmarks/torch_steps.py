@@ -48,17 +48,7 @@ def _twin(case, theta, layout):
     """The torch network with our weights."""
     net = case.net
     if isinstance(net, UNet):
-        twin = TorchUNet(
-            case.shape[0],
-            net.channels,
-            net.base,
-            net.mults,
-            net.blocks,
-            tuple(i for i, attends in enumerate(net.attention) if attends),
-            net.heads,
-            net.groups,
-            padding=0 if net.pad == "right" else 1,
-        )
+        twin = TorchUNet(net)
     else:
         twin = TorchMLP(net.dim, net.hidden, net.layers)
     state, offset = {}, 0
@@ -79,7 +69,7 @@ def _theirs(x, layout):
 
 
 def _check(title, twin, case, theta):
-    """Raises WrongAnswer unless both networks say the same of the same x at the same t."""
+    """Raises WrongAnswer unless both networks predict the same from the same x at the same t."""
     x = noise.normal((case.batch, *case.shape), 2)
     with torch.no_grad():
         theirs = twin(_theirs(x, torch.contiguous_format), torch.full((case.batch,), 500)).numpy()
@@ -99,8 +89,8 @@ def _train_step(twin, case, layout):
         t = torch.randint(1, 1001, (case.batch,))
         eps = torch.randn_like(x0)
         ab = alpha_bar[t].view(-1, *(1,) * (x0.ndim - 1))
-        signal, sigma = ab.sqrt(), (1 - ab).sqrt()
-        loss = F.mse_loss(twin(signal * x0 + sigma * eps, t), signal * eps - sigma * x0)
+        root, rest = ab.sqrt(), (1 - ab).sqrt()
+        loss = F.mse_loss(twin(root * x0 + rest * eps, t), root * eps - rest * x0)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
@@ -114,14 +104,13 @@ def _train_step(twin, case, layout):
 
 def _sample_step(twin, case, layout):
     xt = _theirs(noise.normal((case.batch, *case.shape)), layout)
-    signal, sigma = (
-        float(c) ** 0.5 for c in (linear(1000).alpha_bar[500], 1 - linear(1000).alpha_bar[500])
-    )
+    alpha_bar = float(linear(1000).alpha_bar[500])
+    root, rest = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
     t = torch.full((case.batch,), 500)
 
     def step():
         with torch.inference_mode():
-            x0_hat = signal * xt - sigma * twin(xt, t)
+            x0_hat = root * xt - rest * twin(xt, t)
             return 0.1 * x0_hat.clamp(-1, 1) + 0.9 * xt + 0.1 * torch.randn_like(xt)
 
     return step

@@ -1,65 +1,92 @@
-"""What the README shows runs."""
+"""The README: short, in its order, its code and figures those of the files that it names."""
 
-import pathlib
 import re
 
-README = (pathlib.Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+from support import docs_blocks as pages
+from support.docs_blocks import DOCS, ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FIRST_SCREEN = README.split("\n## ")[0]
+# The modules of version 0.1.
+BEFORE = set(
+    re.findall(
+        r"\w+",
+        """
+        backend checkpoint cli closed_form curves data editing errors exact figures flow formulas
+        guidance likelihood lock machine marks metrics mlp model noise ops optim options page
+        params plots process readers run runlog samplers schedule solvers steps terminal tour
+        tour_code tour_figures tour_learnt tour_model tour_scores train unet
+        """,
+    )
+)
 
 
-def claims(code):
-    """What the comments on a block's print lines say of the number printed, as (word, number); None
-    where nothing.
-    """
-    found = []
-    for line in code.splitlines():
-        if line.startswith("print("):
-            claim = re.search(r"# (near|below) (\d[\d.e-]*\d|\d)", line)
-            found.append((claim[1], float(claim[2])) if claim else None)
-    return found
+def test_it_is_short():
+    assert README.count("\n") <= 150
 
 
-def holds(claim, value):
-    """ "near" is within a tenth, so that another draw would do as well; "below" is what it says."""
-    word, number = claim
-    return abs(value - number) < 0.1 * number if word == "near" else value < number
+def test_the_first_screen_has_pictures_equation_code_and_commands_in_this_order():
+    marks = ["docs/samples.png", "docs/reverse.gif", "$$", "```python", "```sh"]
+    places = [FIRST_SCREEN.index(mark) for mark in marks]
+    assert places == sorted(places) and FIRST_SCREEN.count("\n") <= 60
+    assert [words[0] for words in pages.commands(FIRST_SCREEN)][-1] == "pytest"
 
 
-def test_the_python_examples_run_and_each_number_they_print_is_what_the_comment_says(
-    tmp_path, monkeypatch, capsys
-):
-    """One after the other in one namespace, as a reader would paste them."""
-    monkeypatch.chdir(tmp_path)
-    namespace = {}
-    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    for code in examples:
-        assert code.count("\n") <= 11
-        exec(compile(code, "README.md", "exec"), namespace)
-        printed, said = [float(line) for line in capsys.readouterr().out.splitlines()], claims(code)
-        assert len(printed) == len(said) and None not in said, f"{printed}: said of them is {said}"
-        assert all(map(holds, said, printed)), f"{printed}, but the comments say {said}"
-    assert examples and (tmp_path / "runs" / "circle" / "checkpoint.npz").exists()
+def test_the_code_of_the_equation_is_the_samplers_own():
+    """Word for word: `test_docs.py::test_what_is_quoted_is_in_the_source` compares it."""
+    block = next(block for block in pages.blocks(README) if block.language == "python")
+    quoted = {(file, function) for file, function, _ in pages.quotations(block)}
+    assert ("tinyddpm/samplers.py", "ancestral") in quoted
 
 
-def test_claims_are_read_and_held():
-    assert claims(
-        "x = 1\nprint(x)   # near 0.7, the radius\nprint(2)  # below 1e-3\nprint(3)  # large\n"
-    ) == [("near", 0.7), ("below", 1e-3), None]
-    assert holds(("near", 0.7), 0.75) and not holds(("near", 0.7), 0.78)
-    assert holds(("below", 1e-3), 9e-4) and not holds(("below", 1e-3), 2e-3)
+def test_the_second_thing_shown_is_the_whole_example():
+    found = [block for block in pages.blocks(README) if block.language == "python"]
+    text = (ROOT / "examples" / "minimal.py").read_text(encoding="utf-8")
+    assert pages.quotations(found[1]) == [("examples/minimal.py", None, text)]
+    assert len(found) == 2
 
 
-def test_every_file_and_module_it_names_exists():
-    root = pathlib.Path(__file__).parents[2]
-    for name in re.findall(r"`(test_\w+\.py)`", README):
-        assert list(root.glob(f"tests/*/{name}")), name
-    for name in re.findall(r"`(?:tinyddpm/)?(\w+\.py)`", README):
-        assert any(
-            list((root / folder).rglob(name))
-            for folder in ("tinyddpm", "tests", "benchmarks", "kernels")
-        ), name
-    for module, function in re.findall(r"`(\w+)\.(\w+)(?:\.\w+)?`", README):
-        for source in (root / "tinyddpm").rglob(f"{module}.py"):
-            if function not in ("py", "npz", "jsonl"):
-                assert re.search(
-                    rf"(def|class) {function}\b", source.read_text(encoding="utf-8")
-                ), f"{module}.{function}"
+def rows(text):
+    """The cells of a text's table rows."""
+    lines = (line for line in text.splitlines() if line.startswith("| "))
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_its_figures_are_those_of_the_benchmarks_page():
+    """The one table is columns of the page's, where "fastest of four" is the least of torch's."""
+    header = next(line for line in README.splitlines() if line.startswith("| network | step |"))
+    table = rows(README.split(header)[1].split("\n\n")[0])
+    page = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    page = rows(page.split("| network | step |")[1].split("\n\n")[0])[: len(table)]
+    assert len(table) == 6
+    for mine, whole in zip(table, page, strict=True):
+        torch = [float(cell) for cell in whole[4:8] if cell]
+        assert mine[:5] == whole[:5] and float(mine[5]) == min(torch), mine
+
+
+def test_no_gpu_figure_is_claimed_of_the_present_code():
+    for text in (README, (DOCS / "benchmarks.md").read_text(encoding="utf-8")):
+        assert "No GPU figure of the present code" in re.sub(r"\s+", " ", text)
+
+
+def test_the_upgrade_note_names_modules_that_moved_and_where_they_are():
+    """`old old` → `new`: the old are no longer in tinyddpm/ itself, the new is a module there."""
+    note = README.split("\n## Upgrading")[1]
+    moves = re.findall(r"`([a-z_ ]+)` → `([a-z_.]+)`", note.replace("\n", " "))
+    package = ROOT / "tinyddpm"
+    assert len(moves) >= 10
+    for old, new in moves:
+        place = package.joinpath(*new.split("."))
+        assert place.with_suffix(".py").exists() or place.is_dir(), new
+        for name in old.split():
+            assert not (package / f"{name}.py").exists(), name
+            assert not place.is_dir() or (place / f"{name}.py").exists(), f"{name} in {new}"
+
+
+def test_each_module_that_moved_is_in_the_note():
+    note = README.split("\n## Upgrading")[1]
+    package = ROOT / "tinyddpm"
+    moved = {name for name in BEFORE if not (package / f"{name}.py").exists()}
+    moved = {name for name in moved if not name.startswith("tour_")}
+    kept = {name for name in moved if (package / name).is_dir()}  # a module is now a folder
+    assert moved - kept <= set(re.findall(r"\w+", note))

@@ -1,13 +1,45 @@
-"""A training process is killed thirty times at random moments; the long form is `python -m
-benchmarks.kill`.
+"""A training process is killed at random moments, and nothing is lost.
+
+Thirty kills run with the suite; `pytest -m stress` kills 200 times, `--kills N` as often as asked.
 """
 
-from benchmarks import kill
+import pytest
+from support import kills
+
+
+def check(folder, times, backend):
+    """Every check but these is in `kills.campaign`, which raises where something is lost."""
+    found = kills.campaign(folder, times, backend=backend)
+    assert found["damaged"] == times // kills.EVERY
+    # A round of damage waits until two checkpoints are there, so the run has made steps.
+    assert found["steps"] > 5
+    print(f"{times} kills on {backend}: {found}")
 
 
 def test_thirty_kills_lose_nothing(tmp_path):
-    """Every check is in `kill.campaign`; that kills did fall into saves and damage was done is
-    checked here.
-    """
-    found = kill.campaign(tmp_path, 30)
-    assert found["damaged"] >= 1 and found["steps"] > 5
+    check(tmp_path, 30, "numpy")
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_many_kills_lose_nothing(tmp_path, request, backend):
+    if backend == "numba":
+        pytest.importorskip("numba")
+    check(tmp_path, request.config.getoption("--kills"), backend)
+
+
+def test_a_lost_checkpoint_is_noticed(tmp_path):
+    """The checks themselves: no checkpoint where there was one, an earlier one, none in time."""
+    with pytest.raises(kills.Lost, match="the checkpoint of step 8 is gone"):
+        kills.newest_step(tmp_path, 8, None)
+    kills.run.train(kills.POINTS, 4, out=tmp_path / "parts", **kills.SETTINGS)
+    with pytest.raises(kills.Lost, match="was at step 6 and is now at step 4"):
+        kills.newest_step(tmp_path / "parts", 6, None)
+    (tmp_path / "parts" / "left-behind").touch()
+    with pytest.raises(kills.Lost, match="left-behind"):
+        kills.compare_with_whole(tmp_path, 5, "numpy")
+
+
+def test_a_child_that_fails_by_itself_is_noticed(tmp_path):
+    with pytest.raises(kills.Lost, match="did not start"):
+        kills.kill_once(tmp_path / "parts", 0, "abacus")

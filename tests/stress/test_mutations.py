@@ -1,31 +1,26 @@
 """Readers under thousands of damaged and hostile files: one line of the package's own, or a valid
 result.
 
-The cases are in reader_cases.py, seeded; `python -m benchmarks.mutations` runs more of them and
-bounds memory and time.
+The cases are in support/reader_cases.py, seeded. 500 a reader run with the suite; `pytest -m
+stress` runs 100,000 of each, `--mutations N` as many as asked, and bounds memory and time.
 """
 
-import os
-import pathlib
-import subprocess
-import sys
-
 import pytest
-from support import reader_cases
+from support import many_cases, reader_cases
 from support.reader_cases import READERS
 
-ROOT = pathlib.Path(__file__).parents[2]
 N = 500
+every_reader = pytest.mark.parametrize("name", READERS)
 
 
-@pytest.mark.parametrize("name", READERS)
+@every_reader
 def test_valid_inputs_are_read(name, tmp_path):
     assert all(
         reader_cases.attempt(name, tmp_path, content) for content in reader_cases.inputs(name)
     )
 
 
-@pytest.mark.parametrize("name", READERS)
+@every_reader
 def test_mutated_inputs_are_read_or_refused_in_one_line(name, tmp_path):
     read, changed = 0, 0
     for i in range(N):
@@ -55,14 +50,38 @@ def test_anything_else_is_noticed(monkeypatch, tmp_path, error):
         reader_cases.attempt("npy", tmp_path, b"")
 
 
-def test_the_long_form_counts_and_bounds_memory():
-    """Its exit code says that the rule held; the memory of an interpreter with NumPy and Pillow is
-    what it sees.
-    """
-    command = [sys.executable, "-m", "benchmarks.mutations", "--n", "60", "--reader", "npz", "png"]
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    rows = [line.split() for line in done.stdout.splitlines()]
-    assert [row[0] for row in rows] == ["reader", "npz", "png"], done.stdout + done.stderr
-    for row in rows[1:]:
-        assert row[1] == "60" and row[3] == "0" and 10 < int(row[4]) < 200, row
+def check_many(name, n):
+    """n cases in a process of their own: the rule holds in each, within the bounds."""
+    found = many_cases.measure(name, 0, n)
+    print(f"{name}: {found}")
+    assert not many_cases.violations(found)
+    assert found["inputs"] == n and found["read"] >= READERS[name].share * n
+    return found
+
+
+@pytest.mark.stress
+@every_reader
+def test_many_mutated_inputs_are_read_or_refused_in_one_line(name, request):
+    check_many(name, request.config.getoption("--mutations"))
+
+
+@pytest.mark.parametrize("name", ["npz", "png"])
+def test_the_long_form_counts_and_bounds_memory(name):
+    """The memory that it sees is at least that of an interpreter with NumPy and Pillow."""
+    assert 10e6 < check_many(name, 60)["peak"] < many_cases.MEMORY
+
+
+def test_each_broken_bound_of_the_long_form_is_named():
+    found = {"broken": {"KeyError: 'a'": 2}, "example": {"KeyError: 'a'": 7}}
+    assert many_cases.violations({**found, "peak": 3e8, "slowest": [1.5, 9]}) == [
+        "2 times, first in case 7: KeyError: 'a'",
+        "300 MB of memory",
+        "case 9 took 1.5 seconds",
+    ]
+    kept = {"broken": {}, "example": {}, "peak": 199e6, "slowest": [0.9, 9]}
+    assert not many_cases.violations(kept)
+
+
+def test_a_process_that_dies_is_noticed_with_its_case():
+    with pytest.raises(reader_cases.Broken, match="npz died at case none"):
+        many_cases.measure("npz", 0, "many")

@@ -35,9 +35,7 @@ def close(actual, expected, rtol=TOL, atol=0.0):
 
 @st.composite
 def schedules(draw, min_T=1, max_T=60, terminal=True):
-    """Any valid schedule: random beta, linear, cosine or sigmoid; where `terminal`, alpha_bar_T may
-    be 0.
-    """
+    """Any valid schedule: random beta or a named one; where `terminal`, alpha_bar_T may be 0."""
     kind = draw(st.sampled_from(["random", *schedule.KINDS]))
     if kind == "random":
         beta = draw(st.lists(st.floats(1e-4, 0.999), min_size=min_T, max_size=max_T))
@@ -95,9 +93,7 @@ def check_peer_tables(make):
 
 
 def check_forward(s, q_step, q_marginal, q_sample):
-    """The chain of one-step kernels (Ho20 eq. 2) has the closed form's mean and variance (eq. 4) at
-    every t.
-    """
+    """The chain of steps (Ho20 eq. 2) has the closed form's mean and variance (eq. 4), at all t."""
     t, one, zero = np.arange(1, s.T + 1), np.ones(s.T), np.zeros(s.T)
     keep, add = q_step(s, one, t, zero), q_step(s, zero, t, one)
     mean, variance = np.cumprod(keep), np.empty(s.T)
@@ -123,9 +119,7 @@ def check_posterior(s, q_posterior):
 
 
 def check_bayes(s, q_step, q_marginal, q_posterior, x0, before, xt):
-    """log q(x_t | x_{t-1}) + log q(x_{t-1} | x_0) - log q(x_t | x_0) = log q(x_{t-1} | x_t, x_0), t
-    = 2..T.
-    """
+    """q(x_t | x_{t-1}) q(x_{t-1} | x_0) / q(x_t | x_0) = q(x_{t-1} | x_t, x_0), in logs."""
     t, zero = np.arange(2, s.T + 1), np.zeros(s.T - 1)
     x0, before, xt = x0 + zero, before + zero, xt + zero
     likelihood = log_normal(xt, q_step(s, before, t, zero), q_step(s, zero, t, zero + 1) ** 2)
@@ -155,9 +149,7 @@ def check_reverse_mean(s, reverse_mean, xt, eps_hat):
 
 
 def check_q_sample_statistics(q_sample, normal):
-    """Draws of q(x_t | x_0) have eq. 4's mean and variance, and are normal. 9 tests: false alarms
-    below 1e-5.
-    """
+    """Draws of q(x_t | x_0) are normal, with eq. 4's mean and variance."""
     s, n, x0 = schedule.linear(1000), 100_000, 0.7
     z_limit = stats.norm.isf(FALSE_ALARM / 2)
     for t in (1, 250, 1000):
@@ -170,9 +162,7 @@ def check_q_sample_statistics(q_sample, normal):
 
 
 def check_draw_times(draw):
-    """draw(T, step, batch) gives t uniform on 1..T (Ho20 eq. 14), anew at each step. False alarms
-    below 1e-5.
-    """
+    """draw(T, step, batch) gives t uniform on 1..T (Ho20 eq. 14), anew at each step."""
     for T in (1, 2, 7, 10):
         t = np.concatenate([draw(T, step, 1000) for step in range(10)])
         assert t.dtype.kind in "iu"
@@ -189,9 +179,7 @@ def check_draw_times(draw):
 
 
 def check_ancestral_coefficients(s, coefficients):
-    """(c_x0, c_xt, sigma) are Ho20 eq. 7's weights and the root of beta_t or beta_tilde_t, 0 at t =
-    1.
-    """
+    """Ho20 eq. 7's weights, and sigma: the root of beta_t or beta_tilde_t, 0 at t = 1."""
     beta, alpha, alpha_bar = tables(s)
     for name, variance in (("beta", beta[1:]), ("beta_tilde", beta_tilde(s))):
         c_x0, c_xt, sigma = np.array([coefficients(s, t, name) for t in range(1, s.T + 1)]).T
@@ -202,9 +190,7 @@ def check_ancestral_coefficients(s, coefficients):
 
 
 def check_ddim_coefficients(s, coefficients):
-    """Song21a eq. 12, 16 on x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, for many s <
-    t.
-    """
+    """Song21a eq. 12, 16 on x_t, a weighted sum of x_0 and eps (Ho20 eq. 4), for many s < t."""
     alpha_bar = tables(s)[2]
     pairs = {(t, t_prev) for t in range(1, s.T + 1) for t_prev in (0, t // 3, t // 2, t - 1)}
     for t, t_prev in pairs:
@@ -229,9 +215,7 @@ def check_timesteps(timesteps, T, steps):
 
 
 def check_visits(s, sampler):
-    """The sampler asks its denoiser at T first and at 1 last, always about the x_t that it has just
-    made.
-    """
+    """The sampler calls its denoiser at T first and at 1 last, with the x_t it has just made."""
     asked, made = [], []
     sampler(
         lambda xt, t: asked.append(t) or 0 * xt,
@@ -260,9 +244,7 @@ def check_no_noise_at_one(s, sampler):
 
 
 def check_adamw(adamw):
-    """Loshchilov19 Algorithm 2 for 20 steps of changing lr: the decay times lr once, the bias
-    corrected by step.
-    """
+    """Loshchilov19 Algorithm 2: decay times lr once, bias corrected by step; lr changes."""
     rng = np.random.Generator(np.random.PCG64(0))
     theta, m, v = rng.standard_normal(7), np.zeros(7), np.zeros(7)
     mine, mine_m, mine_v = theta.copy(), m.copy(), v.copy()

@@ -1,6 +1,7 @@
-"""What a backend with arrays of its own must do, as checks that take its Ops: test_cupy_ops.py
-makes them of the stand-in, test_gpu.py of the GPU. The reference is NumPy in float64, tolerances
-are multiples of float32's rounding U.
+"""What a backend with arrays of its own must do, as checks of its Ops.
+
+test_cupy_ops.py hands them the stand-in, test_gpu.py the GPU. The reference is NumPy in float64,
+tolerances are multiples of float32's rounding U.
 """
 
 import math
@@ -14,6 +15,7 @@ import tinyddpm as td
 from support import gradients
 from tinyddpm import noise
 from tinyddpm.nn import optim, params
+from tinyddpm.nn.device import FusedStep
 from tinyddpm.nn.ops import Ops
 
 U = 2.0**-24
@@ -66,9 +68,7 @@ def spread(x):
 
 
 def check_operation(ops, name, holes=False):
-    """y and every gradient of one operation; some sums have 315 terms, so that many roundings can
-    come together.
-    """
+    """y and every gradient of one operation; some sums have 315 terms and as many roundings."""
     host = {key: value.astype(np.float32) for key, value in over(REFERENCE, name).arrays().items()}
     want_y, want = over(REFERENCE, name).run(
         {key: value.astype(np.float64) for key, value in host.items()}, dy := _like(name)
@@ -145,26 +145,27 @@ def accurate_normal(shape, **key):
 
 
 def check_diffusion_steps(ops):
-    """Noising and the reverse step, with the noise given and drawn; clipping, with and without
-    sigma.
-    """
+    """Noising and the reverse step, noise given or drawn; clipping, with sigma and without."""
     for shape in ((3, 4, 4, 1), (5, 7), (2, 130)):
         x0, eps, z = (random(*shape, seed=i) for i in range(3))
-        signal, sigma = (
+        c_x0, c_eps = (
             np.float32(np.cos(np.arange(len(x0)))),
             np.float32(np.sin(np.arange(len(x0)))),
         )
-        device = [ops.asarray(c) for c in (x0, eps, signal, sigma)]
-        near(ops.to_host(ops.noised(*device)), REFERENCE.noised(x0, eps, signal, sigma), 4)
+        device = [ops.asarray(c) for c in (x0, eps, c_x0, c_eps)]
+        near(ops.to_host(ops.noised(*device)), REFERENCE.noised(x0, eps, c_x0, c_eps), 4)
         xt, drawn = ops.noised_drawn(device[0], *device[2:], seed=3, step=5, first_sample=2)
-        want_xt, want = REFERENCE.noised_drawn(x0, signal, sigma, seed=3, step=5, first_sample=2)
+        want_xt, want = REFERENCE.noised_drawn(x0, c_x0, c_eps, seed=3, step=5, first_sample=2)
         near(ops.to_host(drawn), want, 8)
         near(ops.to_host(xt), want_xt, 8)
-        for factors in ((1.5, -0.8, np.inf, 0.4, 0.6, 0.3), (1.5, -0.8, 1.0, 0.4, 0.6, 0.0)):
-            got = ops.reverse(device[0], device[1], ops.asarray(z), factors)
-            near(ops.to_host(got), REFERENCE.reverse(x0, eps, z, factors), 16)
-            got = ops.reverse_drawn(device[0], device[1], factors, seed=4, step=9)
-            near(ops.to_host(got), REFERENCE.reverse_drawn(x0, eps, factors, seed=4, step=9), 16)
+        for c in (
+            FusedStep(1.5, -0.8, np.inf, 0.4, 0.6, sigma=0.3),
+            FusedStep(1.5, -0.8, 1.0, 0.4, 0.6, sigma=0.0),
+        ):
+            got = ops.reverse(device[0], device[1], ops.asarray(z), c)
+            near(ops.to_host(got), REFERENCE.reverse(x0, eps, z, c), 16)
+            got = ops.reverse_drawn(device[0], device[1], c, seed=4, step=9)
+            near(ops.to_host(got), REFERENCE.reverse_drawn(x0, eps, c, seed=4, step=9), 16)
 
 
 def check_optimiser(ops):
@@ -185,10 +186,10 @@ def check_optimiser(ops):
         assert np.isclose(ops.to_host(scale).item(), want_scale, rtol=64 * U)
         if not np.isfinite(want_norm):
             continue
-        factors = (*optim.adamw_factors(3, 2e-3, 0.1), 0.05)
+        factors = optim.adamw_factors(3, 2e-3, 0.1)
         theta, m, v, ema = device
-        ops.adamw_ema(theta, dgrad, m, v, ema, scale, factors)
-        REFERENCE.adamw_ema(vectors[0], grad, *vectors[1:], want_scale, factors)
+        ops.adamw_ema(theta, dgrad, m, v, ema, scale, factors, 0.05)
+        REFERENCE.adamw_ema(vectors[0], grad, *vectors[1:], want_scale, factors, 0.05)
         for got, want in zip(device, vectors):
             near(ops.to_host(got), want, 64)
         assert [x.data.ptr for x in device] == pointers and np.array_equal(ops.to_host(dgrad), grad)

@@ -1,22 +1,30 @@
-"""Reads the README and the chapters, and runs what they show.
+"""Reads the README and the pages of docs/, and runs what they show.
 
-The convention: the ```python blocks of a file run in order, in one namespace; a ```text block that
-follows one directly is its exact output, and a block that is not followed by one prints nothing.
-```sh blocks hold commands: each line of `tinyddpm` must be one that the real parser takes. No other
-language is allowed, so nothing shown goes unchecked.
+The convention: the ```python blocks of a page run in order, in one namespace. A ```text block that
+follows one directly is its exact output. Without one, a block prints nothing, or numbers: one for
+each line `print(...)  # near 0.7, ...` or `# below 0.1, ...`, which the number must obey. A block
+that begins with `# folder/file.py` or `# folder/file.py, function` is a quotation and is not run:
+it must be that file, or lines of that function. ```sh blocks hold commands: each line of `tinyddpm`
+must be one that the real parser takes. No other language is allowed, so nothing shown goes
+unchecked.
 """
 
+import ast
 import contextlib
+import functools
 import importlib
 import io
 import pathlib
 import re
 import shlex
+import textwrap
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[2]
-CHAPTERS = sorted((ROOT / "docs").glob("[1-9]-*.md"))
-PAGES = [ROOT / "README.md", ROOT / "docs" / "README.md", *CHAPTERS]
+DOCS = ROOT / "docs"
+CHAPTERS = sorted(DOCS.glob("[1-9]-*.md"))
+BESIDE = [DOCS / f"{name}.md" for name in ("equations", "samplers", "benchmarks", "guarantees")]
+PAGES = [ROOT / "README.md", DOCS / "README.md", *CHAPTERS, *BESIDE]
 LANGUAGES = ("python", "text", "sh")
 # What may stand in a ```sh block beside tinyddpm's own commands: how to get and test it.
 OTHER_COMMANDS = (
@@ -29,6 +37,7 @@ OTHER_COMMANDS = (
     "cd ",
 )
 
+QUOTED = re.compile(r"^# (\w+/[\w/]+\.py)(?:, (\w+))?\n", re.MULTILINE)
 KEY = r"\b[A-Z][A-Za-z]+\d\d[ab]?\b"  # a paper, as the docstrings cite it: Ho20, Song21a
 
 
@@ -69,11 +78,60 @@ def prose(text):
     return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
+def claims(code):
+    """What the comments on a block's print lines state of the number printed.
+
+    Returns [(word, number) or None, ...]: None for a line that states nothing.
+    """
+    found = []
+    for line in code.splitlines():
+        if line.startswith("print("):
+            claim = re.search(r"# (near|below) (\d[\d.e-]*\d|\d)", line)
+            found.append((claim[1], float(claim[2])) if claim else None)
+    return found
+
+
+def obeys(claim, value):
+    """Whether a number is near another, within a tenth as another draw would be, or below it."""
+    word, number = claim
+    return abs(value - number) < 0.1 * number if word == "near" else value < number
+
+
+def holds(block, printed):
+    """Whether a block printed what is shown under it, or what the comments on its lines state."""
+    stated = claims(block.text)
+    if block.shown is not None or not any(stated):
+        return printed == (block.shown or "")
+    numbers = [float(line) for line in printed.splitlines()]
+    return len(numbers) == len(stated) and None not in stated and all(map(obeys, stated, numbers))
+
+
+def quotations(block):
+    """What a block quotes, as [(file, function or None, text)]; [] for a block that is run."""
+    if block.language != "python" or not QUOTED.match(block.text):
+        return []
+    parts = QUOTED.split(block.text)[1:]
+    return [(*parts[i : i + 2], parts[i + 2]) for i in range(0, len(parts), 3)]
+
+
+def is_quoted_rightly(file, function, text):
+    """Whether the text is the whole file, or some lines of the function, one after the other."""
+    source = (ROOT / file).read_text(encoding="utf-8")
+    if function is None:
+        return text == source
+    nodes = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef))
+    node = next(node for node in nodes if node.name == function)
+    lines = source.splitlines(keepends=True)[node.lineno - 1 : node.end_lineno]
+    count, wanted = text.count("\n"), textwrap.dedent(text)
+    windows = ("".join(lines[i : i + count]) for i in range(len(lines) - count + 1))
+    return count > 0 and any(textwrap.dedent(window) == wanted for window in windows)
+
+
 def run(text, name):
     """Run a page's python blocks in order, in one namespace; returns [(block, what it printed)]."""
     namespace, printed = {"__name__": name}, []
     for block in blocks(text):
-        if block.language != "python":
+        if block.language != "python" or quotations(block):
             continue
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
@@ -142,3 +200,20 @@ def modules():
         for path in sorted(root.rglob("*.py"))
     ]
     return {name.rpartition(".")[2]: name for name in found if not name.endswith("__")}
+
+
+@functools.cache
+def named_tests(name):
+    """The test functions of one of our files, without those that are always skipped."""
+    found = list(ROOT.glob(f"tests/*/{name}"))
+    if not found:
+        return frozenset()
+    tree = ast.parse(found[0].read_text(encoding="utf-8"))
+    return frozenset(
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+        and not any(
+            ast.unparse(mark).startswith("pytest.mark.skip") for mark in node.decorator_list
+        )
+    )

@@ -1,6 +1,4 @@
-"""Directional gradient checks: the analytic slope along random directions against central
-differences.
-"""
+"""Gradient checks: the analytic slope along random directions against central differences."""
 
 from dataclasses import dataclass
 
@@ -13,8 +11,9 @@ OPS = Ops()
 
 
 def check_gradient(f, x, gradient, seed=0, directions=3, rtol=1e-7):
-    """f: array -> float, in float64; gradient: df/dx at x. Compares <gradient, u> with (f(x+hu) -
-    f(x-hu)) / 2h.
+    """Compare <gradient, u> with (f(x + h u) - f(x - h u)) / 2h, in float64.
+
+    f: array -> float; gradient: df/dx at x.
 
     u has length 1 and h = 1e-3 or, for large x, 1e-3 of its root mean square. The difference is
     Richardson's (steps h and h / 2), so its error is of order h^4 = 1e-12 times a fifth derivative;
@@ -42,7 +41,7 @@ def check_gradient(f, x, gradient, seed=0, directions=3, rtol=1e-7):
 
 @dataclass(frozen=True)
 class Labelled:
-    """A net that is asked for these classes, for the checks that know of none."""
+    """A net that is always given these labels, for the checks that give none."""
 
     net: object
     label: np.ndarray
@@ -58,9 +57,7 @@ class Labelled:
 
 
 def random_theta(net, seed=0, dtype=np.float64):
-    """The net's first theta with noise added, so that no layer is zero and every gradient is at
-    work.
-    """
+    """The net's first theta with noise added, so that no layer is zero and no gradient is."""
     theta = params.init(net.spec(), seed, np.float64)
     noise = np.random.Generator(np.random.PCG64(seed)).standard_normal(theta.size)
     return (theta + 0.2 * noise).astype(dtype)
@@ -94,8 +91,9 @@ def check_net(net, x, t, make_drop=lambda: None):
 
 
 def check_net_habits(net, x):
-    """What every net promises of dtypes, tapes, added gradients and batches; x (B, ...) in float64,
-    B > 1.
+    """What every net promises of dtypes, tapes, added gradients and batches.
+
+    x: (B, ...) in float64, B > 1.
     """
     rng = np.random.Generator(np.random.PCG64(6))
     theta, t = random_theta(net), rng.integers(1, 1001, len(x))
@@ -134,9 +132,7 @@ def check_net_habits(net, x):
 
 
 def near(actual, expected, rtol=1e-11):
-    """Equal up to rounding, relative to the largest entry: 1e-11 leaves 4 digits for sums in
-    another order.
-    """
+    """Equal up to rounding, of the largest entry: 1e-11 leaves 4 digits for reordered sums."""
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.shape == expected.shape
     error, scale = np.abs(actual - expected).max(), np.abs(expected).max()

@@ -1,6 +1,4 @@
-"""Every operation once in each of its options, as cases that a test or another backend's test can
-run.
-"""
+"""Every operation once in each of its options, as cases for the tests of every backend."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +15,11 @@ def normals(*shape, seed=0):
 
 @dataclass(frozen=True)
 class Case:
-    """`a` holds the arrays by name and `g` zeros for w and b; inputs are every array but those two."""
+    """One operation; its inputs are every array but w and b."""
 
-    shapes: dict
-    forward: Callable  # (a, tape) -> y
-    # (dy, g, tape) -> the gradients of every array but w and b, in their order
+    shapes: dict  # of its arrays, by name
+    forward: Callable  # (a, tape) -> y; a: a namespace of the arrays
+    # (dy, g, tape) -> the inputs' gradients, in their order; g.w and g.b start at zero
     backward: Callable
 
     def arrays(self):

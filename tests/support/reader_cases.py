@@ -3,8 +3,8 @@ each mutation.
 
 Case i of a reader is a pure function of (reader, i): `case("npz", 123)` gives the bytes of that one
 again. The rule for every case: the package's own error in one line, or a valid result (each reader
-checks its own). test_mutations.py runs a few thousand; `python -m benchmarks.mutations` runs as
-many as asked, with bounds on memory and time.
+checks its own). stress/test_mutations.py runs a few thousand; `pytest -m stress --mutations N` runs
+as many as asked, with bounds on memory and time.
 """
 
 import functools
@@ -20,14 +20,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+import tinyddpm as td
 from support import mutations
-from tinyddpm import model
-from tinyddpm.datasets import sets as data
-from tinyddpm.errors import TinyDDPMError
-from tinyddpm.nn import mlp
-from tinyddpm.runs import checkpoint, run
+from tinyddpm.datasets import sets
+from tinyddpm.runs import checkpoint
 from tinyddpm.runs import log as runlog
-from tinyddpm.schedule import cosine
 
 GREY = np.arange(6 * 5 * 4, dtype=np.uint8).reshape(6, 5, 4)
 COLOUR = np.arange(6 * 5 * 4 * 3).reshape(6, 5, 4, 3).astype(np.uint8)
@@ -57,15 +54,9 @@ def runs():
     made = []
     for steps in (1, 3):
         with tempfile.TemporaryDirectory() as folder:
-            run.train(
-                data.load("moons").x[:9],
-                steps,
-                out=folder,
-                batch=4,
-                schedule=cosine(3),
-                log_every=1,
-                net=mlp.MLP(dim=2, hidden=4, layers=1),
-            )
+            points, net = sets.load("moons").x[:9], td.MLP(dim=2, hidden=4, layers=1)
+            settings = {"batch": 4, "schedule": td.cosine(3), "log_every": 1, "net": net}
+            td.train(points, steps, out=folder, **settings)
             made.append({path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()})
     return made
 
@@ -89,7 +80,7 @@ def read_file(name):
 
     def read(folder, content):
         write(folder / name, content)
-        check_data(data.load(folder / name))
+        check_data(sets.load(folder / name))
 
     return read
 
@@ -101,13 +92,13 @@ def read_pngs(folder, content):
         write(folder / "a.png", pngs()[0])
     else:
         (folder / "a.png").unlink(missing_ok=True)
-    check_data(data.load(folder))
+    check_data(sets.load(folder))
 
 
 def read_checkpoint(folder, content):
     """A model whose parameters fit its network."""
     write(folder / checkpoint.NAME, content)
-    trained = model.load(folder)
+    trained = td.load(folder)
     assert trained.theta.ndim == 1 and trained.schedule.T >= 1 and isinstance(trained.meta, dict)
 
 
@@ -162,7 +153,7 @@ def perturbed(r, value):
 
 
 def resealed(r, a, other):
-    """A checkpoint whose settings or arrays were changed before it was saved: its digest is right."""
+    """A checkpoint of a right digest whose settings or arrays were changed before the save."""
     if r.random() < 0.3:
         return mutations.inside_zip(r, a, other)
     with tempfile.TemporaryDirectory() as folder:
@@ -282,7 +273,7 @@ def attempt(name, folder, content):
     """
     try:
         READERS[name].read(folder, content)
-    except TinyDDPMError as error:
+    except td.TinyDDPMError as error:
         if not str(error) or "\n" in str(error):
             raise Broken(f"an error that is not one line: {error!r}") from error
         return False

@@ -1,5 +1,4 @@
-"""Every CUDA kernel under Numba's simulator against the reference; run by test_cuda_sim.py in a
-process of its own.
+"""Every CUDA kernel under Numba's simulator against the reference; test_cuda_sim.py runs it.
 
 Tolerances are in float32's rounding. A sum of n terms differs from another order of the same sum by
 sqrt(n) u times the terms' root mean square and more rarely by a multiple of it; 8 multiples are
@@ -10,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tinyddpm.kernels.gpu import device as cuda_device
+from tinyddpm.kernels.gpu import device_functions
 from tinyddpm.kernels.gpu.cuda_ops import make
 
 import tinyddpm as td
@@ -18,7 +17,9 @@ from tinyddpm import noise
 from tinyddpm.errors import InputError
 from tinyddpm.formulas import numpy_formulas
 from tinyddpm.nn import optim, params
+from tinyddpm.nn.device import FusedStep
 from tinyddpm.nn.ops import Forget, Ops
+from tinyddpm.nn.optim import AdamWFactors
 from tinyddpm.nn.unet import UNet
 
 U = 2.0**-24
@@ -68,7 +69,7 @@ def test_philox_words_are_the_references_bit_for_bit():
         [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344, 0xA4093822, 0x299F31D0],
     ]
     for counter in counters:
-        assert [int(w) for w in cuda_device.formulas.philox(*counter)] == [
+        assert [int(w) for w in device_functions.formulas.philox(*counter)] == [
             int(w) for w in numpy_formulas.philox(*counter)
         ]
 
@@ -83,12 +84,12 @@ def test_normal(shape, key):
 @pytest.mark.parametrize("shape", SHORT, ids=str)
 def test_noised(shape, layout):
     x0, eps = layout(random(*shape)), layout(random(*shape, seed=2))
-    signal, scale = random(len(x0), seed=3) ** 2, random(len(x0), seed=4) ** 2
-    expected = signal[:, None] * x0 + scale[:, None] * eps
-    assert np.allclose(SIM.noised(x0, eps, signal, scale), expected, rtol=0, atol=4 * U * 30)
-    xt, drawn = SIM.noised_drawn(x0, signal, scale, **KEYS[2])
+    c_x0, c_eps = random(len(x0), seed=3) ** 2, random(len(x0), seed=4) ** 2
+    expected = c_x0[:, None] * x0 + c_eps[:, None] * eps
+    assert np.allclose(SIM.noised(x0, eps, c_x0, c_eps), expected, rtol=0, atol=4 * U * 30)
+    xt, drawn = SIM.noised_drawn(x0, c_x0, c_eps, **KEYS[2])
     assert np.array_equal(drawn, SIM.normal(shape, **KEYS[2]))
-    assert np.array_equal(xt, SIM.noised(x0, drawn, signal, scale))
+    assert np.array_equal(xt, SIM.noised(x0, drawn, c_x0, c_eps))
 
 
 @pytest.mark.parametrize("bound", [np.inf, 1.0])
@@ -96,19 +97,19 @@ def test_noised(shape, layout):
 @pytest.mark.parametrize("layout", [np.array, spread, shifted])
 @pytest.mark.parametrize("shape", SHORT, ids=str)
 def test_reverse(shape, layout, sigma, bound):
-    factors = (1.5, -0.8, bound, 0.4, 0.6, sigma)
-    xt, output, z = (layout(random(*shape, seed=i)) for i in range(3))
-    expected = numpy_formulas.reverse(xt, output, z, *np.float32(factors))
-    assert np.allclose(SIM.reverse(xt, output, z, factors), expected, rtol=0, atol=8 * U * 10)
-    drawn = SIM.reverse_drawn(xt, output, factors, **KEYS[2])
-    assert np.array_equal(drawn, SIM.reverse(xt, output, SIM.normal(shape, **KEYS[2]), factors))
+    c = FusedStep(1.5, -0.8, bound, 0.4, 0.6, sigma)
+    xt, prediction, z = (layout(random(*shape, seed=i)) for i in range(3))
+    expected = numpy_formulas.reverse(xt, prediction, z, np.float32(c))
+    assert np.allclose(SIM.reverse(xt, prediction, z, c), expected, rtol=0, atol=8 * U * 10)
+    drawn = SIM.reverse_drawn(xt, prediction, c, **KEYS[2])
+    assert np.array_equal(drawn, SIM.reverse(xt, prediction, SIM.normal(shape, **KEYS[2]), c))
 
 
 def test_reverse_keeps_a_nan_that_clipping_could_hide():
-    xt, output, z = random(2, 8), random(2, 8, seed=2), np.zeros((2, 8), np.float32)
-    output[0, 3] = output[1, 4] = np.nan
-    xs = SIM.reverse(xt, output, z, (1.0, 1.0, 1.0, 1.0, 0.0, 0.0))
-    assert np.array_equal(np.isnan(xs), np.isnan(output))
+    xt, prediction, z = random(2, 8), random(2, 8, seed=2), np.zeros((2, 8), np.float32)
+    prediction[0, 3] = prediction[1, 4] = np.nan
+    xs = SIM.reverse(xt, prediction, z, FusedStep(1.0, 1.0, 1.0, 1.0, 0.0, 0.0))
+    assert np.array_equal(np.isnan(xs), np.isnan(prediction))
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.25])
@@ -117,11 +118,12 @@ def test_reverse_keeps_a_nan_that_clipping_could_hide():
 def test_adamw_ema(size, layout, scale):
     theta, grad, m, v, ema = (layout(random(size, seed=i)) for i in range(5))
     v **= 2
-    factors = np.float32((0.99, 2e-3, 0.1, 0.001, 3.0, 1e-8, 0.05))
-    expected = numpy_formulas.adamw(theta, grad * np.float32(scale), m, v, *factors[:6])
-    average = numpy_formulas.average(ema, expected[0], factors[6])
+    factors = AdamWFactors(*np.float32((0.99, 2e-3, 0.1, 0.001, 3.0, 1e-8)))
+    weight = np.float32(0.05)
+    expected = numpy_formulas.adamw(theta, grad * np.float32(scale), m, v, factors)
+    average = numpy_formulas.average(ema, expected[0], weight)
     before = grad.copy()
-    SIM.adamw_ema(theta, grad, m, v, ema, np.float32([scale]), factors)
+    SIM.adamw_ema(theta, grad, m, v, ema, np.float32([scale]), factors, weight)
     for got, want in zip((theta, m, v, ema), (*expected, average)):
         assert np.allclose(got, want, rtol=0, atol=16 * U * 4)
     assert np.array_equal(grad, before)
@@ -221,13 +223,14 @@ def test_im2col(k, stride, pad, channels, layout):
 
 def test_what_the_kernels_refuse():
     x, one = random(2, 8), np.ones(2, np.float32)
+    c, factors = FusedStep(*[1] * 6), AdamWFactors(*[1] * 6)
     refused = [
         (lambda: SIM.noised(x.astype(np.float64), x, one, one), "float32"),
         (lambda: SIM.noised(x, x[:, :4], one, one), "shape"),
         (lambda: SIM.noised(x, x, one[:1], one), "shape"),
-        (lambda: SIM.reverse(x, x, x[:1], (1,) * 6), "shape"),
-        (lambda: SIM.adamw_ema(x[:, 0], one, one, one, one, one[:1], (1,) * 7), "contiguous"),
-        (lambda: SIM.adamw_ema(x[0], x[0], x[0], x[0], one, one[:1], (1,) * 7), "shape"),
+        (lambda: SIM.reverse(x, x, x[:1], c), "shape"),
+        (lambda: SIM.adamw_ema(x[:, 0], one, one, one, one, one[:1], factors, 1), "contiguous"),
+        (lambda: SIM.adamw_ema(x[0], x[0], x[0], x[0], one, one[:1], factors, 1), "shape"),
         (lambda: SIM.normal((2, 3), step=2**32), "step"),
         (lambda: SIM.normal((2, 3), first_sample=2**32 - 1), "sample"),
         (lambda: SIM.normal((1, 4 * 16 * 65535 + 1)), "elements"),

@@ -1,7 +1,6 @@
-"""A stand-in for CuPy over NumPy that is as strict as a device is, and counts what would make one
-wait.
+"""A stand-in for CuPy over NumPy, as strict as a device, that counts what would make one wait.
 
-`strict()` gives a module to use as xp or to put into sys.modules as "cupy". It knows no name that
+`strict()` gives a module to use as xp or to put into sys.modules as "cupy". It has no name that
 the real CuPy lacks (golden/cupy_names.txt), refuses what CuPy refuses (implicit conversion to
 NumPy, host arrays among device arrays) and counts in `counts` synchronisations, uploads and
 downloads. What it cannot show: CuPy's own rounding, memory layouts and speed; test_gpu.py looks at
@@ -23,7 +22,7 @@ NAMES = {
     .splitlines()
     if not line.startswith("#")
 }
-# Functions that make CuPy read something back before it can say how large the answer is.
+# Functions for which CuPy reads something back, to learn how large the answer is.
 WAITING = {
     "nonzero",
     "flatnonzero",
@@ -103,9 +102,7 @@ def wait(download=False):
 
 
 def lower(value):
-    """The NumPy array behind a device array, in lists and tuples too; host arrays are refused, as
-    CuPy does.
-    """
+    """The NumPy array behind a device array, in lists and tuples too; refuses host arrays."""
     if isinstance(value, ndarray):
         return value._host
     if isinstance(value, np.ndarray):
@@ -116,7 +113,7 @@ def lower(value):
 
 
 def lift(value):
-    """NumPy's answer as the device's: arrays, and scalars as arrays (), which is what CuPy returns."""
+    """NumPy's answer as the device's: scalars become arrays (), which is what CuPy returns."""
     if isinstance(value, np.ndarray | np.generic):
         return ndarray(np.asarray(value))
     if isinstance(value, list | tuple):

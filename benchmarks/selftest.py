@@ -1,0 +1,160 @@
+"""python -m benchmarks selftest: that the benchmark itself is right, on cases of known answers.
+
+Wrong answers are refused, a batch in parts has the whole batch's answer, work, ratios, readings and
+crossings are counted as they are defined. Prints a line for each check; a check that fails raises.
+"""
+
+import os
+
+import numpy as np
+
+from tinyddpm.nn.ops import Ops
+
+from . import accuracy, bench, cases, clock, crossover
+
+
+def share(f, items):
+    """The parts one after the other."""
+    return [f(item) for item in items]
+
+
+def small_cases():
+    """Every kind of case, on a few numbers."""
+    return [
+        *cases.steps(7, 20),
+        *cases.given(3, 256),
+        *cases.convolution(3, 6, 5, 8, 16),
+        *cases.normalisation(3, 6, 5, 8),
+        *cases.normalisation(3, 6, 5, 8, "groupnorm"),
+    ]
+
+
+def refused(function, *args):
+    """Whether it raises WrongAnswer."""
+    try:
+        function(*args)
+    except bench.WrongAnswer:
+        return True
+    return False
+
+
+def a_wrong_answer_is_not_timed():
+    """A backend whose last number is one percent off is refused, whatever the operation."""
+    for method in ("normal", "conv2d", "groupnorm_silu"):
+
+        def wrong(self, *args, method=method, **options):
+            y = getattr(Ops, method)(self, *args, **options).copy()
+            y.flat[-1] *= 1.01
+            return y
+
+        bad = type("Wrong", (Ops,), {method: wrong})()
+        found = {"numpy": bench.Bench("numpy", Ops(), share), "bad": bench.Bench("bad", bad, share)}
+        case = next(case for case in small_cases() if case.name.startswith(method))
+        assert refused(bench.checked, case, found), method
+
+
+def a_nan_is_a_wrong_answer():
+    """No comparison with NaN holds."""
+    assert refused(bench.compare, "it", [np.array([np.nan])], [np.array([1.0])])
+
+
+def a_batch_cut_in_parts_has_the_whole_batchs_answer():
+    """On every kind of case."""
+    whole = type("Whole", (Ops,), {"shards": 1})()
+    found = {
+        "numpy": bench.Bench("numpy", Ops(), share),
+        "whole": bench.Bench("whole", whole, share),
+    }
+    for case in small_cases():
+        bench.checked(case, found)
+
+
+def work_is_counted_from_the_shapes():
+    """Floats read and written: two inputs and z read, x_s written; im2col by what it writes."""
+    work = {case.name: case.work for case in cases.given(4, 256)}
+    assert work["noised"] == 4 * 4 * 256 * 3 and work["reverse"] == 4 * 4 * 256 * 4
+    assert work["im2col"] == 4 * (4 * 14 * 14) * 9
+
+
+def a_ratio_is_the_median_of_pairs():
+    """Not the ratio of the medians."""
+    rows = clock.summary({"numpy": [1.0, 2.0, 4.0], "other": [2.0, 1.0, 2.0]})
+    assert rows["other"]["ratio"] == {"numpy": 0.5} and rows["numpy"]["ratio"] == {"numpy": 1.0}
+    assert rows["other"]["median_ms"] == 2000 and rows["other"]["min_ms"] == 1000
+
+
+def every_contender_is_read_as_often_and_warmed_up():
+    """And a call of no time is read many at once."""
+    calls, waits = {"a": 0, "b": 0}, []
+
+    def count(name):
+        calls[name] += 1
+
+    contenders = {name: lambda name=name: count(name) for name in calls}
+    wait = {"a": lambda: waits.append(1)}
+    times = clock.interleave(contenders, 0.01, wait, warm=0, least=4)
+    assert len(times["a"]) == len(times["b"]) == calls["a"] == calls["b"] == len(waits) >= 4
+    clock.interleave({"a": lambda: count("a")}, 0.01, warm=3, least=1)
+    assert calls["a"] > calls["b"] + 3
+
+
+def a_crossing_is_where_a_backend_stays_ahead():
+    """One win among the small sizes is none."""
+    base = [(1, 1.0), (2, 2.0), (4, 4.0), (8, 8.0)]
+    lines = {
+        "numba": base,
+        "late": [(1, 3.0), (2, 3.0), (4, 3.0), (8, 3.0)],
+        "never": [(n, 9.0) for n, _ in base],
+        "once": [(1, 0.5), (2, 3.0), (4, 5.0), (8, 7.0)],
+    }
+    found = crossover.crossings({"step": lines}, "numba")
+    assert found == {"step": {"late": 4, "never": None, "once": 8}}
+
+
+def sliced_distance_of_a_moved_set_is_its_way_over_root_2():
+    """A move by d is d cos(angle) in a projection; the mean of cos^2 over even angles is 1/2."""
+    points = np.random.Generator(np.random.PCG64(0)).standard_normal((50, 2))
+    assert abs(accuracy.sliced(points, points[::-1] + [3.0, 4.0]) - 5 / np.sqrt(2)) < 1e-12
+
+
+CHECKS = (
+    a_wrong_answer_is_not_timed,
+    a_nan_is_a_wrong_answer,
+    a_batch_cut_in_parts_has_the_whole_batchs_answer,
+    work_is_counted_from_the_shapes,
+    a_ratio_is_the_median_of_pairs,
+    every_contender_is_read_as_often_and_warmed_up,
+    a_crossing_is_where_a_backend_stays_ahead,
+    sliced_distance_of_a_moved_set_is_its_way_over_root_2,
+)
+
+
+def a_card_is_known_by_its_device_name():
+    """As the driver gives it."""
+    from . import gpu
+
+    names = {
+        "NVIDIA H100 80GB HBM3": "h100",
+        "NVIDIA A100-SXM4-40GB": "a100",
+        "NVIDIA GeForce RTX 4090": "rtx4090",
+        "Tesla T4": "t4",
+    }
+    assert {name: gpu.card(name) for name in names} == names
+
+
+def philox_on_the_device_gives_the_published_words():
+    """On a GPU, or in the simulator."""
+    from . import gpu_launch
+
+    assert gpu_launch.known_answers() == 12
+
+
+def run():
+    """Run every check that this machine can; returns their names."""
+    checks = [*CHECKS, a_card_is_known_by_its_device_name]
+    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+        checks.append(philox_on_the_device_gives_the_published_words)
+    for check in checks:
+        check()
+        print(f"{check.__name__}: ok", flush=True)
+    return [check.__name__ for check in checks]
