@@ -61,7 +61,7 @@ def steps(rows, width):
         factors, weight = optim.adamw_factors(100, 1e-3), optim.ema_weight(100, 0.995)
 
         def step():
-            ops.adamw_ema(theta, grad, m, v, ema, scale, factors, weight)
+            ops.adamw_ema(optim.Vectors(theta, m, v, ema), grad, scale, factors, weight)
             return theta, m, v, ema
 
         return step

@@ -1,9 +1,19 @@
-"""The accelerators, imported as tinyddpm.kernels: each module is loaded when `tinyddpm.backend`
-asks for it.
+"""Kernels for CPUs and GPUs, imported as tinyddpm.kernels; `tinyddpm.backend` loads them by name.
 
-On a CPU numba_ops holds the operations, over convolve and layout (which kernel, and where pixels
-lie), conv and winograd (convolution), cpu (normalisation) and steps (noise, the fused steps), all
-compiled as jit says. On a GPU it is cuda_ops, over cuda, cuda_norm, cuda_device and toolkit. The
-mathematics is in tinyddpm.formulas and, for logarithm and circle, in polynomials. Nothing is
+cpu/ops.py holds the operations that Numba speeds up on a CPU, over
+- convolution.py, which chooses the kernel for a shape; layout.py, where pixels lie;
+- direct.py and winograd.py (with winograd_transforms.py), the convolutions; tiles.py, their
+  innermost loops;
+- groupnorm.py, GroupNorm and SiLU; fused_steps.py, noise and the steps; jit.py, how all of them
+  are compiled.
+
+gpu/cupy_ops.py holds the operations over CuPy's arrays, and gpu/cuda_ops.py those with CUDA
+kernels, over
+- fused_steps.py, noise and the steps; groupnorm.py, GroupNorm and SiLU; im2col.py, patches;
+- device_functions.py, what the kernels call; launch.py, how they are started;
+- toolkit.py, where CUDA's compiler lies; ptx.py, the kernels compiled without a device;
+  roofline.py, what they cost; philox.py, a kernel to check a device with.
+
+The mathematics is in tinyddpm.formulas and, for logarithm and circle, in polynomials.py. Nothing is
 imported here.
 """

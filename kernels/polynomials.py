@@ -1,11 +1,11 @@
-"""log, cos(pi x) and sin(pi x) in float32 by polynomials, for the arguments that Box and Muller's
-formula has.
+"""log, cos(pi x) and sin(pi x) by polynomials, for the arguments of Box and Muller's formula.
 
 A library's versions spend half of their instructions on arguments that never come here: zeros,
 infinities, subnormals, angles beyond a turn. Each polynomial is the minimax one of its degree, in
 relative error (fitted in float64 by Lawson's iteration); log and the two of the circle stay within
-1.5 units in the last place (a test goes through every argument there is). `select` and the rest are
-handed in, so that arrays and scalars share this text.
+1.5 units in the last place of float32 (a test tries every argument there is). The operations that
+differ from one compiler to the next are arguments of `make`, so that arrays and scalars share this
+text.
 """
 
 from types import SimpleNamespace
@@ -13,38 +13,30 @@ from types import SimpleNamespace
 import numpy as np
 
 f = np.float32
-LOG = tuple(
-    f(c)
-    for c in (
-        0.14026351,
-        -0.1538854,
-        0.13995808,
-        -0.16415961,
-        0.20011169,
-        -0.2500782,
-        0.33333197,
-        -0.49999937,
-    )
-)
-L1, L2, L3, L4, L5, L6, L7, L8 = LOG
+L1, L2, L3, L4 = f(0.14026351), f(-0.1538854), f(0.13995808), f(-0.16415961)
+L5, L6, L7, L8 = f(0.20011169), f(-0.2500782), f(0.33333197), f(-0.49999937)
 LN2_ULP_23 = f(np.log(2) * 2.0**-23)
-# the bits of 2/3; sign and exponent
-TWO_THIRDS, EXPONENT = np.int32(0x3F2AAAAB), np.int32(-0x800000)
+TWO_THIRDS = np.int32(0x3F2AAAAB)  # the bits of 2/3
+EXPONENT = np.int32(-0x800000)  # sign and exponent
 PI_HIGH = f(np.pi)
 PI_LOW = f(np.pi - float(PI_HIGH))
 S1, S2, S3 = f(-0.58941877), f(2.5498052), f(-5.167709)
 C1, C2, C3, C4 = f(0.23136424), f(-1.3350506), f(4.0587077), f(-4.934802)
-# added to a small float32, leaves it rounded to a whole number in the low bits
-ROUND = f(1.5 * 2**23)
+ROUND = f(1.5 * 2**23)  # added to a small number, it leaves a whole one in the low bits
 ONE, TWO, MINUS_ONE, MINUS_HALF = f(1), f(2), f(-1), f(-0.5)
 ODD, NEXT, TO_SIGN, SIGN = np.int32(1), np.int32(1), np.int32(30), np.int32(-0x80000000)
 
 
 def make(jit, fma, bits, value, whole, select):
-    """log, cospi, sinpi for one backend.
+    """Build log, cospi and sinpi for one backend.
 
-    fma(a, b, c) = a b + c; bits(x): a float32's bits as int32, and value(i) back; whole(i): int32
-    -> float32; select(condition, a, b): a where the condition holds, else b.
+    Args:
+        jit: decorates each function; the identity for arrays.
+        fma: (a, b, c) -> a b + c.
+        bits: a float32's bits as an int32.
+        value: an int32's bits as a float32.
+        whole: int32 -> float32.
+        select: (condition, a, b) -> a where the condition holds, else b.
     """
 
     @jit
@@ -81,9 +73,7 @@ def make(jit, fma, bits, value, whole, select):
 
 
 def _fma(a, b, c):
-    """a b + c rounded once: the product of two float32 values is exact in float64 (and the sum
-    nearly always).
-    """
+    """a b + c rounded once: in float64 the product is exact, and the sum nearly always."""
     return (np.multiply(a, b, dtype=np.float64) + c).astype(np.float32)
 
 

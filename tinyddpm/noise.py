@@ -1,5 +1,4 @@
-"""Counter-based noise: every random number is a pure function of (seed, purpose, step, sample,
-element).
+"""Counter-based random numbers: pure functions of (seed, purpose, step, sample, element).
 
 Nothing here has a state, so a batch may be split, a run stopped and resumed, or a backend changed
 without changing one bit of the noise. The counter of Philox4x32-10 holds (block of elements,
@@ -7,8 +6,11 @@ sample, step, purpose) and its key holds the seed.
 """
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .errors import InputError
 from .formulas import MASK, SHIFT, numpy_formulas
@@ -18,11 +20,21 @@ EPS, REVERSE, PRIOR, TIME, ORDER, DROPOUT, INIT, DATA = range(8)
 LANGEVIN, KNOWN, RENOISE, LABEL, PROBE, DEQUANTISE, BOUND, EXACT = range(8, 16)
 
 
-def words(samples, blocks, seed, purpose, step, first_sample, xp=np):
-    """Philox's counter and key for each (sample, block of four elements): six uint64s, the first
-    two (samples, blocks).
+def words(
+    samples: int, blocks: int, seed: int, purpose: int, step: int, first_sample: int, xp: Any = np
+) -> tuple[Any, ...]:
+    """Philox's four counter words and two key words for each block of four elements.
 
-    Raises InputError where a number does not fit its word.
+    Args:
+        samples, blocks: how many samples, and how many blocks each of them has.
+        seed, purpose, step, first_sample: as `normal`'s.
+        xp: the module whose arrays are made.
+
+    Returns:
+        Six uint64 values below 2**32; the first two are arrays (samples, blocks).
+
+    Raises:
+        InputError: a number does not fit its word.
     """
     for name, value, bits in (
         ("seed", seed, 64),
@@ -41,7 +53,7 @@ def words(samples, blocks, seed, purpose, step, first_sample, xp=np):
 
 
 def _fill(draws, shape, xp):
-    """Lay four draws per block side by side and cut the last block: (samples, blocks) x 4 -> shape."""
+    """Four draws for each block (samples, blocks), side by side, the last block cut to shape."""
     size = math.prod(shape[1:])
     return xp.stack(draws, axis=-1).reshape(shape[0], 4 * _blocks(shape))[:, :size].reshape(shape)
 
@@ -51,42 +63,125 @@ def _blocks(shape):
     return -(-math.prod(shape[1:]) // 4)
 
 
-def normal(shape, seed=0, purpose=EPS, step=0, first_sample=0, xp=np, formulas=numpy_formulas):
-    """Independent N(0, 1) values, float32 of the given shape, whose first axis counts samples.
+def normal(
+    shape: tuple[int, ...],
+    seed: int = 0,
+    purpose: int = EPS,
+    step: int = 0,
+    first_sample: int = 0,
+    xp: Any = np,
+    formulas: SimpleNamespace = numpy_formulas,
+) -> npt.NDArray[np.float32]:
+    """Independent N(0, 1) values: Philox4x32-10 (Salmon11) and Box-Muller (Box58).
 
-    Element e of sample i depends on (seed, purpose, step, first_sample + i, e) alone: Philox4x32-10
-    (Salmon11) and Box-Muller (Box58). xp and formulas: the module whose arrays are drawn, and the
-    formulas over them. Raises InputError where an argument does not fit its counter word.
+    Element e of sample i depends on (seed, purpose, step, first_sample + i, e) alone.
+
+    Args:
+        shape: of the result; the first axis counts samples.
+        seed: 0..2**64 - 1.
+        purpose: what the numbers are for, a constant of this module, such as EPS; 0..2**32 - 1.
+        step: the t of a sampler, the step of a training run; 0..2**32 - 1.
+        first_sample: the number of the first sample, so that a part of a batch gets its own noise.
+        xp: the module whose arrays are made, NumPy or CuPy.
+        formulas: the formulas over its arrays.
+
+    Returns:
+        float32 of the given shape.
+
+    Raises:
+        InputError: an argument is no whole number in its range.
     """
     counter = words(shape[0], _blocks(shape), seed, purpose, step, first_sample, xp)
     return _fill(formulas.normals(*counter), shape, xp)
 
 
-def bits(shape, seed=0, purpose=EPS, step=0, first_sample=0, xp=np, formulas=numpy_formulas):
-    """Independent uniform 32-bit words, as uint64 of the given shape, keyed like `normal`."""
+def bits(
+    shape: tuple[int, ...],
+    seed: int = 0,
+    purpose: int = EPS,
+    step: int = 0,
+    first_sample: int = 0,
+    xp: Any = np,
+    formulas: SimpleNamespace = numpy_formulas,
+) -> npt.NDArray[np.uint64]:
+    """Independent uniform 32-bit words.
+
+    Args:
+        shape, seed, purpose, step, first_sample, xp, formulas: as `normal`'s.
+
+    Returns:
+        uint64 values below 2**32, of the given shape.
+
+    Raises:
+        InputError: an argument is no whole number in its range.
+    """
     counter = words(shape[0], _blocks(shape), seed, purpose, step, first_sample, xp)
     return _fill(formulas.philox(*counter), shape, xp)
 
 
-def uniform(shape, seed=0, purpose=EPS, step=0, first_sample=0, xp=np, formulas=numpy_formulas):
-    """Independent U(0, 1) values, float64 of the given shape, never 0 or 1, keyed like `normal`."""
-    return (bits(shape, seed, purpose, step, first_sample, xp, formulas) + 0.5) * 2.0**-32
+def uniform(
+    shape: tuple[int, ...],
+    seed: int = 0,
+    purpose: int = EPS,
+    step: int = 0,
+    first_sample: int = 0,
+    xp: Any = np,
+    formulas: SimpleNamespace = numpy_formulas,
+) -> npt.NDArray[np.float64]:
+    """Independent U(0, 1) values, never 0 or 1.
+
+    Args:
+        shape, seed, purpose, step, first_sample, xp, formulas: as `normal`'s.
+
+    Returns:
+        float64 of the given shape.
+
+    Raises:
+        InputError: an argument is no whole number in its range.
+    """
+    word = bits(shape, seed, purpose, step, first_sample, xp, formulas)
+    return (word + np.float64(0.5)) * np.float64(2.0**-32)
 
 
-def integers(shape, high, seed=0, purpose=EPS, step=0, first_sample=0):
-    """Independent integers, uniform on 0..high-1 up to a bias below high / 2**32, keyed like
-    `normal`.
+def integers(
+    shape: tuple[int, ...],
+    high: int,
+    seed: int = 0,
+    purpose: int = EPS,
+    step: int = 0,
+    first_sample: int = 0,
+) -> npt.NDArray[np.int64]:
+    """Independent integers, uniform on 0..high-1 up to a bias below high / 2**32.
 
-    A word w becomes floor(w high / 2**32) (Lemire19 without the rejection, so that one counter is
-    one draw). Raises InputError unless 1 <= high <= 2**32.
+    A word w becomes floor(w high / 2**32): Lemire19 without the rejection, so that one counter is
+    one draw.
+
+    Args:
+        shape, seed, purpose, step, first_sample: as `normal`'s.
+        high: how many integers there are to draw from, 1..2**32.
+
+    Returns:
+        int64 of the given shape.
+
+    Raises:
+        InputError: high or another argument is out of its range.
     """
     if not 1 <= high <= 2**32:
         raise InputError(f"high must be in 1..2**32, got {high}")
-    return ((bits(shape, seed, purpose, step, first_sample) * np.uint64(high)) >> SHIFT).astype(
-        np.int64
-    )
+    word = bits(shape, seed, purpose, step, first_sample)
+    return ((word * np.uint64(high)) >> SHIFT).astype(np.int64)
 
 
-def permutation(n, seed=0, purpose=ORDER, step=0):
-    """A permutation of 0..n-1, int64: the order that sorts n random words (ties keep their place)."""
+def permutation(
+    n: int, seed: int = 0, purpose: int = ORDER, step: int = 0
+) -> npt.NDArray[np.int64]:
+    """A random order of 0..n-1: the one that sorts n random words (ties keep their place).
+
+    Args:
+        n: how many.
+        seed, purpose, step: as `normal`'s.
+
+    Returns:
+        int64, (n,).
+    """
     return np.argsort(bits((n, 1), seed, purpose, step)[:, 0], kind="stable")

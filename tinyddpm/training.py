@@ -296,7 +296,8 @@ class Trainer:
             record = read_record(record)
         factors = optim.adamw_factors(step, lr, r.weight_decay)
         average = optim.ema_weight(step, r.ema)
-        ops.adamw_ema(state.theta, grad, state.m, state.v, state.ema, scale, factors, average)
+        vectors = optim.Vectors(state.theta, state.m, state.v, state.ema)
+        ops.adamw_ema(vectors, grad, scale, factors, average)
         state.step = step
         return record
 

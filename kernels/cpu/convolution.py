@@ -1,15 +1,13 @@
-"""Which convolution kernel takes which shape, and the calls: the seam between images and the
-kernels' flat arrays.
-"""
+"""Convolutions of images on a CPU: which kernel computes which shape, and how it is called."""
 
 import math
 from typing import NamedTuple
 
 import numpy as np
 
-from . import direct as conv
-from . import winograd
-from .layout import inside, offsets, storage
+from . import direct, winograd
+from .layout import offsets, pixels, storage
+from .tiles import LANES, WIDE
 
 # Sums of a 3 x 3 kernel's rows: what each parity of a doubled image sees of the small one
 # (forward), and what each of four rows of the doubled image's gradient gives the small one
@@ -19,69 +17,77 @@ DOWN = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float32)
 
 
 class Weights(NamedTuple):
-    """A kernel (k, l, C, O) laid out for `correlate`: how, its shape, and the numbers."""
+    """A convolution's weights, laid out for `correlate`."""
 
-    kind: str
-    shape: tuple
-    data: np.ndarray
+    kind: str  # "direct", "narrow" or "winograd": which kernel they are for
+    shape: tuple  # (k, l, C, O)
+    data: np.ndarray  # flat, as that kernel reads them
 
 
 def prepare(w, grid=None):
-    """Lay w (k, l, C, O) out for `correlate`; grid = (B, H, W) of the output of a 3 x 3 kernel at
-    stride 1.
-    """
+    """Lay w (k, l, C, O) out for `correlate`; grid: the output's, for 3 x 3 at stride 1."""
     O = w.shape[3]
-    if grid and _transforms_pay(grid, w.shape, conv.LANES):
+    if grid and _transforms_pay(grid, w.shape, LANES):
         return Weights("winograd", w.shape, winograd.transform_weights(w))
-    if O <= conv.NARROW:
+    if O <= direct.NARROW:
         return Weights("narrow", w.shape, np.ascontiguousarray(w.reshape(-1, O).T))
-    return Weights("direct", w.shape, conv.pack(w))
+    return Weights("direct", w.shape, direct.pack(w))
 
 
-def correlate(x, xoff, weights, bias, y, yoff, grid, shift=None, onto=None):
-    """y = bias + (shift or onto) + patches w: patches of x start at xoff, the pixels of y, (B, h,
-    w) = grid, at yoff.
+def correlate(x, weights, bias, y, shift=None, onto=None):
+    """y = bias + (shift or onto) + patches w.
 
-    x, y: contiguous (B, H, W, C); bias (O,) or None; shift (B or 1, O); onto like y.
+    Args:
+        x: Pixels, at which the patches start.
+        weights: as `prepare` lays them out.
+        bias: (O,), or None for zeros.
+        y: Pixels to be written, as many as x has.
+        shift: (B or 1, O), added at every pixel, or None.
+        onto: an image like y's pixels, added to them, or None; not together with shift.
     """
     k, l, C, O = weights.shape
     bias = np.zeros(O, np.float32) if bias is None else bias
     if onto is not None:
-        base, border = storage(onto)
-        boff = inside(base, border, grid[1:])
+        base = pixels(*storage(onto), y.grid[1:])
+        base, boff = base.flat, base.offsets
     else:
         base = np.zeros((1, O), np.float32) if shift is None else np.ascontiguousarray(shift)
-        boff = offsets(grid, (O if len(base) > 1 else 0, 0, 0))
-    args = bias, base.reshape(-1), boff, y.reshape(-1), yoff
-    x, xrow = x.reshape(-1), x.shape[2] * x.shape[3]
+        boff = offsets(y.grid, (O if len(base) > 1 else 0, 0, 0))
+        base = base.reshape(-1)
+    args = weights.data, bias, base, boff, y.flat, y.offsets
     if weights.kind == "winograd":
-        winograd.correlate(x, xoff, xrow, winograd.corners(grid), C, weights.data, *args)
+        winograd.correlate(x.flat, x.offsets, x.row, winograd.corners(y.grid), C, *args)
+    elif weights.kind == "narrow":
+        direct.correlate_narrow(x.flat, x.offsets, x.row, k, l * C, *args)
     else:
-        kernel = conv.correlate_narrow if weights.kind == "narrow" else conv.correlate
-        kernel(x, xoff, xrow, k, l * C, weights.data, *args)
+        direct.correlate(x.flat, x.offsets, x.row, k, l * C, *args)
 
 
-def outer(x, xoff, dy, yoff, dw, db, grid, plain=False):
-    """dw += patches^T dy, db += sum dy; plain: dy lies in a frame of zeros and the kernel is 3 x 3
-    at stride 1.
+def outer(x, dy, dw, db, plain=False):
+    """dw += patches^T dy, db += sum dy.
+
+    Args:
+        x: Pixels, at which the patches start.
+        dy: Pixels, as many.
+        dw: (k, l, C, O), float32.
+        db: (O,).
+        plain: whether dy lies in a frame of zeros, and the kernel is 3 x 3 at stride 1.
     """
     k, l, C, O = dw.shape
-    x, xrow, flat, n = x.reshape(-1), x.shape[2] * x.shape[3], dy.reshape(-1), math.prod(grid)
-    if plain and _transforms_pay(grid, dw.shape, conv.WIDE) and dw.flags.c_contiguous:
-        winograd.outer(
-            x, xoff, xrow, winograd.corners(grid), C, flat, yoff, dy.shape[2] * O, dw, db
-        )
-    elif O <= conv.NARROW:
+    source, slopes, n = (x.flat, x.offsets, x.row), (dy.flat, dy.offsets), math.prod(dy.grid)
+    if plain and _transforms_pay(dy.grid, dw.shape, WIDE) and dw.flags.c_contiguous:
+        winograd.outer(*source, winograd.corners(dy.grid), C, *slopes, dy.row, dw, db)
+    elif O <= direct.NARROW:
         part = np.zeros((O, k * l * C), np.float32)
-        conv.outer_narrow(x, xoff, xrow, k, l * C, flat, yoff, n, part, db)
+        direct.outer_narrow(*source, k, l * C, *slopes, n, part, db)
         dw += part.T.reshape(dw.shape)
-    elif O % conv.WIDE or not dw.flags.c_contiguous:
-        width = -(-O // conv.WIDE) * conv.WIDE
+    elif O % WIDE or not dw.flags.c_contiguous:
+        width = -(-O // WIDE) * WIDE
         part = np.zeros((k, l, C, width), np.float32)
-        conv.outer(x, xoff, xrow, k, l * C, flat, yoff, n, part.reshape(-1), width, db)
+        direct.outer(*source, k, l * C, *slopes, n, part.reshape(-1), width, db)
         dw += part[..., :O]
     else:
-        conv.outer(x, xoff, xrow, k, l * C, flat, yoff, n, dw.reshape(-1), O, db)
+        direct.outer(*source, k, l * C, *slopes, n, dw.reshape(-1), O, db)
 
 
 def mix(rows, columns, w):
@@ -91,11 +97,19 @@ def mix(rows, columns, w):
 
 
 def turned(w, before, stride, a, b):
-    """What dx's pixels of parity (a, b) see of dy: (kernel (k', l', O, C), the first pixel of dy
-    each way).
+    """The kernel with which dx's pixels of parity (a, b) are a convolution of dy.
 
     Row 2 i + a of x met row u of the kernel at output row (2 i + a + before - u) / stride, where
     that is whole.
+
+    Args:
+        w: (k, k, C, O).
+        before: the zeros before each axis.
+        stride: the step between patches.
+        a, b: the rows' and the columns' parity.
+
+    Returns:
+        (kernel (k', l', O, C), the row and column of dy that dx's first such pixel sees).
     """
     k = len(w)
     rows, columns = (range((c + before) % stride, k, stride)[::-1] for c in (a, b))
@@ -104,17 +118,9 @@ def turned(w, before, stride, a, b):
 
 
 def _transforms_pay(grid, shape, width):
-    """Whether Winograd's four products a pixel, of tiles that may stick out, and its transforms
-    beat nine.
-    """
+    """Whether Winograd's four products a pixel, its tiles' edges and its transforms beat nine."""
     _, H, W = grid
     k, l, C, O = shape
     stretched = ((H + 1) // 2 * 2) * ((W + 1) // 2 * 2)
-    return (
-        k == l == 3
-        and C >= 16
-        and O >= 16
-        and C % conv.LANES == 0
-        and O % width == 0
-        and 4 * stretched < 7 * H * W
-    )
+    wide_enough = C >= 16 and O >= 16 and C % LANES == 0 and O % width == 0
+    return k == l == 3 and wide_enough and 4 * stretched < 7 * H * W

@@ -1,7 +1,6 @@
-"""The diffusion's and the optimiser's own steps on a CPU: loops over the formulas of
-tinyddpm.formulas, float32.
+"""The steps of the diffusion and of the optimiser on a CPU: loops over tinyddpm.formulas, float32.
 
-Every function runs on the calling thread and lets go of the interpreter's lock.
+Every function runs on the calling thread, without the interpreter's lock.
 """
 
 import numpy as np
@@ -52,9 +51,7 @@ def _select(condition, a, b):
 
 @inline
 def _float(word):
-    """A whole number below 2**31 as a float32, by way of int32, for which vectors have an
-    instruction.
-    """
+    """A whole number below 2**31 as a float32, by int32, for which vectors have an instruction."""
     return np.float32(np.int32(word))
 
 
@@ -64,23 +61,19 @@ def _sqrt(x):
 
 
 P = polynomials.make(jit=inline, fma=_fma, bits=_bits, value=_value, whole=_float, select=_select)
-F = formulas.make(
-    jit=inline,
-    f32=_float,
-    log=P.log,
-    sqrt=_sqrt,
-    cospi=P.cospi,
-    sinpi=P.sinpi,
-    minimum=min,
-    maximum=max,
-)
+ARITHMETIC = formulas.Arithmetic(_float, P.log, _sqrt, P.cospi, P.sinpi, minimum=min, maximum=max)
+F = formulas.make(inline, ARITHMETIC)
 _normals, _noised, _reverse, _adamw, _average = F.normals, F.noised, F.reverse, F.adamw, F.average
 
 
 @kernel
 def normals(out, step, purpose, k0, k1, first_sample):
-    """out (samples, size) = the values of tinyddpm.noise.normal; step, purpose and key words are
-    uint64.
+    """out (samples, size) = the values of tinyddpm.noise.normal.
+
+    Args:
+        out: float32, filled.
+        step, purpose, k0, k1: words of the counter and of the key, uint64.
+        first_sample: the number of the first sample.
     """
     samples, size = out.shape
     blocks = (size + 3) // 4
@@ -99,27 +92,41 @@ def normals(out, step, purpose, k0, k1, first_sample):
 
 
 @kernel
-def noised(x0, eps, signal, noise, out):
-    """out = signal x0 + noise eps (Ho20 eq. 4); x0, eps, out (B, n), signal and noise (B,)."""
+def noised(x0, eps, c_x0, c_eps, out):
+    """out = c_x0 x0 + c_eps eps (Ho20 eq. 4).
+
+    Args:
+        x0, eps, out: (B, n); out is filled.
+        c_x0, c_eps: (B,).
+    """
     for i in range(len(x0)):
         for k in range(x0.shape[1]):
-            out[i, k] = _noised(x0[i, k], eps[i, k], signal[i], noise[i])
+            out[i, k] = _noised(x0[i, k], eps[i, k], c_x0[i], c_eps[i])
 
 
 @kernel
-def reverse(xt, output, z, a_xt, a_output, bound, c_x0, c_xt, sigma, out):
-    """out = the reverse step of every element; all flat, the coefficients float32."""
+def reverse(xt, prediction, z, c, out):
+    """out = the reverse step of every element (Ho20 eq. 6-7; Song21a eq. 12).
+
+    Args:
+        xt, prediction, z, out: flat; out is filled.
+        c: the numbers of a FusedStep, float32.
+    """
     for k in range(xt.size):
-        out[k] = _reverse(xt[k], output[k], z[k], a_xt, a_output, bound, c_x0, c_xt, sigma)
+        out[k] = _reverse(xt[k], prediction[k], z[k], c)
 
 
 @kernel
-def adamw_ema(theta, g, m, v, ema, scale, keep, rate, gain_m, gain_v, correct_v, tol, weight):
-    """One AdamW step and the average's, in one pass over the parameters; all flat, the factors
-    float32.
+def adamw_ema(theta, g, m, v, ema, scale, factors, ema_weight):
+    """One step of AdamW and one of the average, in one pass over the parameters.
+
+    Args:
+        theta, m, v, ema: flat, changed in place.
+        g: flat, left as it is.
+        scale: what g is multiplied by first, float32.
+        factors: the numbers of AdamWFactors, float32.
+        ema_weight: float32.
     """
     for k in range(theta.size):
-        theta[k], m[k], v[k] = _adamw(
-            theta[k], scale * g[k], m[k], v[k], keep, rate, gain_m, gain_v, correct_v, tol
-        )
-        ema[k] = _average(ema[k], theta[k], weight)
+        theta[k], m[k], v[k] = _adamw(theta[k], scale * g[k], m[k], v[k], factors)
+        ema[k] = _average(ema[k], theta[k], ema_weight)

@@ -1,9 +1,7 @@
-"""Fused element-wise work on a CPU, float32: GroupNorm with SiLU, and an exponential that fills
-vectors.
+"""GroupNorm and SiLU on a CPU, fused, and the exponential that SiLU needs, float32.
 
-Every function runs on the calling thread and lets go of the interpreter's lock. Loops run over
-channels innermost, which lie side by side, so that the compiler turns them into vector
-instructions.
+Every function runs on the calling thread, without the interpreter's lock. The innermost loops run
+over channels, which lie side by side, so that the compiler turns them into vector instructions.
 """
 
 import numpy as np
@@ -17,11 +15,8 @@ from tinyddpm.formulas import make_norm
 from .jit import inline, kernel
 
 ONE, HALF = np.float32(1), np.float32(0.5)
-LOG2_E, LN2_HIGH, LN2_LOW = (
-    np.float32(1.44269504),
-    np.float32(0.693359375),
-    np.float32(-2.12194440e-4),
-)
+LOG2_E = np.float32(1.44269504)
+LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 LOWEST, HIGHEST = np.float32(-87.3), np.float32(88.3)
 # exp(r) = 1 + r + r^2 P(r) on |r| <= log(2) / 2, from Moshier's Cephes library (expf)
 E2, E3, E4 = np.float32(5.0000001201e-1), np.float32(1.6666665459e-1), np.float32(4.1665795894e-2)
@@ -57,9 +52,7 @@ def floor(typing, x):
 
 @inline
 def exp(x):
-    """exp(x) within 2 units in the last place, for x cut to -87.3..88.3; without a branch or a
-    table.
-    """
+    """exp(x) within 2 units in the last place, for x cut to -87.3..88.3: no branch, no table."""
     x = min(max(x, LOWEST), HIGHEST)
     n = floor(x * LOG2_E + HALF)
     r = (x - n * LN2_HIGH) - n * LN2_LOW
@@ -72,8 +65,9 @@ def _reciprocal(x):
     return ONE / x
 
 
-# GroupNorm's formulas are not taken from there: here each image first gets, for each channel, the
-# scale and shift that make one multiply-add of them, which is what a pass over memory has time for.
+# GroupNorm's formulas are not taken from make_norm: here each image first gets, for each channel,
+# the scale and shift that make one multiply-add of them, which is all that a pass over memory has
+# time for.
 F = make_norm(jit=inline, exp=exp, reciprocal=_reciprocal)
 _silu, _silu_slope = F.silu, F.silu_slope
 
@@ -92,7 +86,7 @@ def silu_backward(dy, x, dx):
         dx[k] = dy[k] * _silu_slope(x[k])
 
 
-# Images come as rows, (B, H, W C), with a border b of pixels around those that count: a row's
+# Images come as rows, (B, H, W C), with a border of so many pixels around those that count: a row's
 # numbers lie side by side, and its tables (a scale, a sum for each place in the row) make one long
 # loop of it.
 
@@ -115,7 +109,14 @@ def unfold(row, channels):
 
 @kernel
 def group_means(row, channels, groups, pixels):
-    """Channels' sums over so many pixels, row[:C] -> their group's mean."""
+    """Channels' sums over so many pixels, row[:C] -> the mean of each channel's group.
+
+    Args:
+        row: (W C,), changed in place.
+        channels: C.
+        groups: how many, a divisor of C.
+        pixels: how many of them the sums run over.
+    """
     size = channels // groups
     for g in range(0, channels, size):
         total = np.float32(0)
@@ -126,17 +127,29 @@ def group_means(row, channels, groups, pixels):
 
 
 @kernel
+def sum_rows(image, border, left, total):
+    """total (W C,) = the sum of the rows of an image (H, ...), from place `left` on in each."""
+    total[:] = 0
+    for i in range(border, len(image) - border):
+        row = image[i, left : left + len(total)]
+        for k in range(len(total)):
+            total[k] += row[k]
+
+
+@kernel
 def pixel_sums(x, border, channels, total):
-    """total (B, C) = the sum of x over its pixels."""
-    B, H, length = x.shape
+    """total (B, C) = the sum of x over its pixels.
+
+    Args:
+        x: (B, H, W C).
+        border: of x, in pixels.
+        channels: C.
+        total: (B, C), filled.
+    """
     left = border * channels
-    row = np.empty(length - 2 * left, np.float32)
-    for n in range(B):
-        row[:] = 0
-        for i in range(border, H - border):
-            xr = x[n, i, left : length - left]
-            for k in range(len(row)):
-                row[k] += xr[k]
+    row = np.empty(x.shape[2] - 2 * left, np.float32)
+    for n in range(len(x)):
+        sum_rows(x[n], border, left, row)
         fold(row, channels)
         for c in range(channels):
             total[n, c] = row[c]
@@ -144,31 +157,31 @@ def pixel_sums(x, border, channels, total):
 
 @kernel
 def groupnorm(x, xb, w, b, groups, tol, activate, y, yb, mean, inv):
-    """y = w (x - mean) inv + b, or its SiLU; xb and yb: the borders of x and y; mean and inv (B, C)
-    are filled.
+    """y = w (x - mean) inv + b (Wu18 eq. 1), or its SiLU.
 
     The variance takes a second pass over an image that is still in cache: one pass would lose
     digits.
+
+    Args:
+        x, y: (B, H, W C); y is filled.
+        xb, yb: the borders of x and y, in pixels.
+        w, b: (C,).
+        groups: how many, a divisor of C.
+        tol: added to the variance, float32.
+        activate: whether SiLU follows.
+        mean, inv: (B, C), filled with the groups' mean and 1 / sqrt(var + tol).
     """
     C = len(w)
-    B, H, xl, yl = len(x), x.shape[1] - 2 * xb, xb * C, yb * C
+    H, xl, yl = x.shape[1] - 2 * xb, xb * C, yb * C
     length = x.shape[2] - 2 * xl
     pixels = H * length // C
     scale, shift = np.empty(length, np.float32), np.empty(length, np.float32)
-    for n in range(B):
-        shift[:] = 0
-        for i in range(xb, xb + H):
-            xr = x[n, i, xl : xl + length]
-            for k in range(length):
-                shift[k] += xr[k]
+    for n in range(len(x)):
+        sum_rows(x[n], xb, xl, shift)
         fold(shift, C)
         group_means(shift, C, groups, pixels)
         unfold(shift, C)
-        scale[:] = 0
-        for i in range(xb, xb + H):
-            xr = x[n, i, xl : xl + length]
-            for k in range(length):
-                scale[k] += (xr[k] - shift[k]) ** 2
+        _sum_squares(x[n], xb, xl, shift, scale)
         fold(scale, C)
         group_means(scale, C, groups, pixels)
         for c in range(C):
@@ -188,25 +201,34 @@ def groupnorm(x, xb, w, b, groups, tol, activate, y, yb, mean, inv):
 
 
 @kernel
-def groupnorm_backward(dy, db, x, xb, w, b, groups, activate, mean, inv, dx, ob, gw, gb):
-    """dx = inv (dn - mean(dn) - n mean(dn n)), n = (x - mean) inv, dn = w dy, after SiLU's backward
-    where asked.
+def _sum_squares(image, border, left, centre, total):
+    """total (W C,) = the sum over the rows of an image of (row - centre)^2."""
+    total[:] = 0
+    for i in range(border, len(image) - border):
+        row = image[i, left : left + len(total)]
+        for k in range(len(total)):
+            total[k] += (row[k] - centre[k]) ** 2
 
-    db, xb, ob: the borders of dy, x and dx; gw and gb are added to.
+
+@kernel
+def groupnorm_backward(dy, db, x, xb, w, b, groups, activate, mean, inv, dx, ob, gw, gb):
+    """dx = inv (dn - mean(dn) - n mean(dn n)) with n = (x - mean) inv, dn = w dy.
+
+    Args:
+        dy, x, dx: (B, H, W C); dx is filled.
+        db, xb, ob: the borders of dy, x and dx, in pixels.
+        w, b, groups, activate, mean, inv: as `groupnorm`'s; where SiLU followed, its backward
+            comes first.
+        gw, gb: (C,), to which dw and db are added.
     """
     C = len(w)
-    B, H, dl, xl, ol = len(x), x.shape[1] - 2 * xb, db * C, xb * C, ob * C
+    H, xl, ol = x.shape[1] - 2 * xb, xb * C, ob * C
     length = x.shape[2] - 2 * xl
     pixels = H * length // C
-    scale, shift, middle = (
-        np.empty(length, np.float32),
-        np.empty(length, np.float32),
-        np.empty(length, np.float32),
-    )
-    total, product = np.empty(length, np.float32), np.empty(length, np.float32)
-    for n in range(B):
-        total[:] = 0
-        product[:] = 0
+    scale, shift = np.empty(length, np.float32), np.empty(length, np.float32)
+    middle, total = np.empty(length, np.float32), np.empty(length, np.float32)
+    product = np.empty(length, np.float32)
+    for n in range(len(x)):
         for c in range(C):
             middle[c] = mean[n, c]
             scale[c] = inv[n, c] * w[c]
@@ -214,22 +236,8 @@ def groupnorm_backward(dy, db, x, xb, w, b, groups, activate, mean, inv, dx, ob,
         unfold(middle, C)
         unfold(scale, C)
         unfold(shift, C)
-        for i in range(H):
-            xr, dr, out = (
-                x[n, xb + i, xl : xl + length],
-                dy[n, db + i, dl : dl + length],
-                dx[n, ob + i, ol : ol + length],
-            )
-            if activate:
-                for k in range(length):
-                    out[k] = dr[k] * _silu_slope(xr[k] * scale[k] + shift[k])
-            else:
-                for k in range(length):
-                    out[k] = dr[k]
-            for k in range(length):
-                d = out[k]
-                total[k] += d
-                product[k] += d * (xr[k] - middle[k])
+        silu = activate, scale, shift
+        _upstream(dy[n], db, x[n], xb, dx[n], ob, C, silu, middle, total, product)
         fold(total, C)
         fold(product, C)
         for c in range(C):
@@ -249,3 +257,29 @@ def groupnorm_backward(dy, db, x, xb, w, b, groups, activate, mean, inv, dx, ob,
             xr, out = x[n, xb + i, xl : xl + length], dx[n, ob + i, ol : ol + length]
             for k in range(length):
                 out[k] = out[k] * scale[k] + shift[k] - xr[k] * product[k]
+
+
+@kernel
+def _upstream(dy, db, x, xb, dx, ob, channels, silu, middle, total, product):
+    """dx = dy after SiLU's backward; total, product (W C,) = the sums of dx and dx (x - middle).
+
+    dy, x, dx: one image's rows, (H, W C); silu: activate, scale and shift.
+    """
+    activate, scale, shift = silu
+    length = len(total)
+    dl, xl, ol = db * channels, xb * channels, ob * channels
+    total[:] = 0
+    product[:] = 0
+    for i in range(len(x) - 2 * xb):
+        xr, dr = x[xb + i, xl : xl + length], dy[db + i, dl : dl + length]
+        out = dx[ob + i, ol : ol + length]
+        if activate:
+            for k in range(length):
+                out[k] = dr[k] * _silu_slope(xr[k] * scale[k] + shift[k])
+        else:
+            for k in range(length):
+                out[k] = dr[k]
+        for k in range(length):
+            d = out[k]
+            total[k] += d
+            product[k] += d * (xr[k] - middle[k])

@@ -31,11 +31,10 @@ def digest():
 
 
 def cache_folder():
-    """The digest's folder, in NUMBA_CACHE_DIR where that is set, else in __pycache__ or else in the
-    user's cache.
+    """Where compiled kernels are kept: the folder of this digest, or None.
 
-    The first that can be written; None where none can: the kernels are then compiled by every
-    process.
+    It lies in NUMBA_CACHE_DIR where that is set, else in __pycache__, else in the user's cache: the
+    first that can be written. None where none can: every process then compiles the kernels.
     """
     places = (
         [pathlib.Path(config.CACHE_DIR)]
@@ -69,8 +68,7 @@ OPTIONS = {
 
 
 def kernel(function=None, **options):
-    """numba.njit with these kernels' options and their cache, as a decorator with or without
-    further options.
+    """A decorator, with or without further options: numba.njit with these kernels' options.
 
     Contraction lets a multiplication and an addition become one instruction; nothing else of IEEE
     754 is given up.
@@ -92,7 +90,7 @@ def inline(function):
 
 
 class _Notice(event.Listener):
-    """Says once that the kernels are being compiled."""
+    """Prints once that the kernels are being compiled."""
 
     def __init__(self, due):
         self.due = due

@@ -1,4 +1,4 @@
-"""The operations that Numba speeds up on a CPU; the rest, and all of float64, is the reference's."""
+"""The operations that Numba speeds up on a CPU; all others, and float64, are the reference's."""
 
 import math
 from functools import lru_cache
@@ -10,43 +10,55 @@ from numba.core.errors import NumbaError
 from tinyddpm import noise
 from tinyddpm.nn.ops import Forget, Ops
 
-from . import direct as conv
-from . import fused_steps as steps
-from . import groupnorm as cpu
+from . import direct, fused_steps, groupnorm
 from .convolution import DOWN, UP, correlate, mix, outer, prepare, turned
-from .layout import frame_of, framed, inside, offsets, storage
+from .layout import frame_of, framed, offsets, pixels, storage
+from .tiles import LANES
 
-# (k, stride): pads
-DIRECT = {(3, 1): [(1, 1)], (3, 2): [(0, 0), (0, 1), (1, 0), (1, 1)], (1, 1): [(0, 0)]}
+# the convolutions that kernels take, (k, stride): pads
+KERNELS = {(3, 1): [(1, 1)], (3, 2): [(0, 0), (0, 1), (1, 0), (1, 1)], (1, 1): [(0, 0)]}
 PARITIES = [(0, 0), (0, 1), (1, 0), (1, 1)]
 MOST_KEPT = 512  # layers whose weights are kept laid out for sampling
 
 
-class _Patches(NamedTuple):
-    """What a convolution's backward needs: where the input lies, and the weights."""
+class _Convolved(NamedTuple):
+    """What conv2d_backward needs."""
 
-    frame: np.ndarray
-    border: int
+    frame: np.ndarray  # holds the input
+    border: int  # of the frame
     w: np.ndarray
     stride: int
-    before: int
-    shape: tuple
+    before: int  # the zeros before each axis
+    shape: tuple  # of the input
 
 
 class _Doubled(NamedTuple):
-    """What upsample_conv2d's backward needs."""
+    """What upsample_conv2d_backward needs."""
 
-    frame: np.ndarray
+    frame: np.ndarray  # holds the input
     w: np.ndarray
-    shape: tuple
+    shape: tuple  # of the input
+
+
+class _Normalised(NamedTuple):
+    """What the backward of a normalisation needs."""
+
+    data: np.ndarray  # holds the input
+    border: int  # of data
+    mean: np.ndarray  # (B, C)
+    inv: np.ndarray  # (B, C), 1 / sqrt(var + tol)
+    w: np.ndarray
+    b: np.ndarray
+    groups: int
+    shape: tuple  # of the input, as images
 
 
 class NumbaOps(Ops):
     """Ops on NumPy arrays with convolutions and normalisations compiled by Numba, float32.
 
-    An input must stay as it is until its backward: what the tape holds are inputs, not copies of
-    them. tiles: whether the convolutions' register tiles can be built here; without them they are
-    the reference's.
+    An input must stay as it is until its backward: the tape holds inputs, not copies of them.
+    tiles: whether the convolutions' register tiles can be built here; without them the reference
+    computes convolutions.
     """
 
     name = "numba"
@@ -58,91 +70,63 @@ class NumbaOps(Ops):
     # Convolution.
 
     def conv2d(self, x, p, tape, stride=1, pad=(1, 1), shift=None, onto=None):
-        """The reference's conv2d, reading x in a frame of zeros; shift (B or 1, O) or onto (like y)
-        is added.
-        """
+        """Ops.conv2d, which reads x in a frame of zeros."""
         k, _, _, O = p.w.shape
-        if not self._takes(x) or tuple(pad) not in DIRECT.get((k, stride), ()):
+        if not self._takes(x) or tuple(pad) not in KERNELS.get((k, stride), ()):
             return super().conv2d(x, p, tape, stride, pad, shift, onto)
         frame, border = (frame_of(x), 1) if k == 3 else storage(x)
         size = tuple((n + sum(pad) - k) // stride + 1 for n in x.shape[1:3])
         grid = (len(x), *size)
         y = np.empty((*grid, O), np.float32)
-        tape.append(_Patches(frame, border, p.w, stride, pad[0], x.shape))
-        weights = self._weights(
-            p.w, tape, lambda w: prepare(w, grid if stride == 1 else None), grid[1:]
-        )
-        correlate(
-            frame,
-            inside(frame, border, size, stride, (-pad[0], -pad[0])),
-            weights,
-            p.b,
-            y,
-            inside(y, 0, size),
-            grid,
-            shift,
-            onto,
-        )
+        tape.append(_Convolved(frame, border, p.w, stride, pad[0], x.shape))
+
+        def make(w):
+            return prepare(w, grid if stride == 1 else None)
+
+        patches = pixels(frame, border, size, stride, (-pad[0], -pad[0]))
+        weights = self._weights(p.w, tape, make, size)
+        correlate(patches, weights, p.b, pixels(y, 0, size), shift, onto)
         return y
 
     def conv2d_backward(self, dy, g, tape):
-        """dw, db and dx; at stride 2, dx is one convolution for each parity of its rows and
-        columns.
-        """
-        if not isinstance(tape[-1], _Patches):
+        """dw, db and dx; at stride 2, dx is a convolution for each parity of rows and columns."""
+        if not isinstance(tape[-1], _Convolved):
             return super().conv2d_backward(dy, g, tape)
         frame, border, w, stride, before, shape = tape.pop()
         B, H, W, _ = shape
         size, three = dy.shape[1:3], len(w) == 3
-        out, outb = (frame_of(dy), 1) if three else storage(dy)
-        outer(
-            frame,
-            inside(frame, border, size, stride, (-before, -before)),
-            out,
-            inside(out, outb, size),
-            g.w,
-            g.b,
-            (B, *size),
-            three and stride == 1,
-        )
+        slopes, slope_border = (frame_of(dy), 1) if three else storage(dy)
+        patches = pixels(frame, border, size, stride, (-before, -before))
+        plain = three and stride == 1
+        outer(patches, pixels(slopes, slope_border, size), g.w, g.b, plain)
         dx = np.empty(shape, np.float32)
         for a in range(min(stride, H)):
             for b in range(min(stride, W)):
                 part = -((a - H) // stride), -((b - W) // stride)
                 kernel, first = turned(w, before, stride, a, b)
                 correlate(
-                    out,
-                    inside(out, outb, part, 1, first),
+                    pixels(slopes, slope_border, part, 1, first),
                     prepare(kernel, (B, *part)),
                     None,
-                    dx,
-                    inside(dx, 0, part, stride, (a, b)),
-                    (B, *part),
+                    pixels(dx, 0, part, stride, (a, b)),
                 )
         return dx
 
     def upsample_conv2d(self, x, p, tape):
-        """conv2d(upsample(x)): each parity of rows and columns sees 2 x 2 pixels of x, 16 products
-        instead of 36.
-        """
+        """conv2d(upsample(x)): 2 x 2 pixels of x for each parity, 16 products instead of 36."""
         if not self._takes(x):
             return super().upsample_conv2d(x, p, tape)
         frame, (B, H, W, _) = frame_of(x), x.shape
         y = np.empty((B, 2 * H, 2 * W, p.w.shape[3]), np.float32)
         tape.append(_Doubled(frame, p.w, x.shape))
-        kernels = self._weights(
-            p.w, tape, lambda w: [prepare(mix(UP[a], UP[b], w)) for a, b in PARITIES], "upsample"
-        )
+
+        def make(w):
+            return [prepare(mix(UP[a], UP[b], w)) for a, b in PARITIES]
+
+        kernels = self._weights(p.w, tape, make, "upsample")
         for (a, b), weights in zip(PARITIES, kernels):
-            correlate(
-                frame,
-                inside(frame, 1, (H, W), 1, (a - 1, b - 1)),
-                weights,
-                p.b,
-                y,
-                inside(y, 0, (H, W), 2, (a, b)),
-                (B, H, W),
-            )
+            patches = pixels(frame, 1, (H, W), 1, (a - 1, b - 1))
+            correlate(patches, weights, p.b, pixels(y, 0, (H, W), 2, (a, b)))
         return y
 
     def upsample_conv2d_backward(self, dy, g, tape):
@@ -151,23 +135,20 @@ class NumbaOps(Ops):
             return super().upsample_conv2d_backward(dy, g, tape)
         frame, w, shape = tape.pop()
         B, H, W, C = shape
-        out = frame_of(dy)
-        reach = inside(out, 1, (H, W), 2, (-1, -1))
+        reach = pixels(frame_of(dy), 1, (H, W), 2, (-1, -1))
         dw, dx = np.zeros((4, 4, w.shape[3], C), np.float32), np.empty(shape, np.float32)
-        outer(out, reach, frame, inside(frame, 1, (H, W)), dw, np.zeros(C, np.float32), (B, H, W))
+        outer(reach, pixels(frame, 1, (H, W)), dw, np.zeros(C, np.float32))
         g.w += mix(DOWN.T, DOWN.T, dw).swapaxes(2, 3)
         g.b += self.pixel_sum(dy).sum(axis=0)
         kernel = prepare(mix(DOWN, DOWN, w).swapaxes(2, 3))
-        correlate(out, reach, kernel, None, dx, inside(dx, 0, (H, W)), (B, H, W))
+        correlate(reach, kernel, None, pixels(dx, 0, (H, W)))
         return dx
 
     def _takes(self, x):
         return self.tiles and x.dtype == np.float32
 
     def _weights(self, w, tape, make, kind):
-        """make(w); without a backward to come it is kept, and made again only when w's numbers have
-        changed.
-        """
+        """make(w), kept where no backward comes, until w's numbers change; kind: what it is for."""
         if not isinstance(tape, Forget):
             return make(w)
         key = w.__array_interface__["data"][0], w.shape, kind
@@ -181,14 +162,14 @@ class NumbaOps(Ops):
     # Linear layers of many short samples as one product.
 
     def linear(self, x, p, tape):
-        """The reference's linear, on rows."""
+        """Ops.linear, on rows."""
         if x.dtype != np.float32:
             return super().linear(x, p, tape)
         y = super().linear(x.reshape(-1, x.shape[-1]), p, tape)
         return y.reshape(*x.shape[:-1], -1)
 
     def linear_backward(self, dy, g, tape):
-        """The reference's linear_backward, on rows."""
+        """Ops.linear_backward, on rows."""
         if dy.dtype != np.float32:
             return super().linear_backward(dy, g, tape)
         dx = super().linear_backward(dy.reshape(-1, dy.shape[-1]), g, tape)
@@ -197,13 +178,13 @@ class NumbaOps(Ops):
     # Normalisation.
 
     def groupnorm(self, x, p, groups, tape, tol=1e-6):
-        """The reference's groupnorm in three passes over each image."""
+        """Ops.groupnorm, in three passes over each image."""
         if x.dtype != np.float32:
             return super().groupnorm(x, p, groups, tape, tol)
         return self._normalise(x, p, groups, tape, tol, False)
 
     def groupnorm_silu(self, x, p, groups, tape, tol=1e-6):
-        """GroupNorm and SiLU, laid straight into a frame for the convolution that follows."""
+        """Ops.groupnorm_silu, written into a frame for the convolution that follows."""
         if x.dtype != np.float32:
             return super().groupnorm_silu(x, p, groups, tape, tol)
         return self._normalise(x, p, groups, tape, tol, True)
@@ -215,9 +196,7 @@ class NumbaOps(Ops):
         return self._normalise_backward(dy, g, tape, False)
 
     def groupnorm_silu_backward(self, dy, g, tape):
-        """SiLU's backward fused with GroupNorm's; SiLU's input is computed again instead of being
-        kept.
-        """
+        """SiLU's backward and GroupNorm's at once; SiLU's input is computed again, not kept."""
         if dy.dtype != np.float32:
             return super().groupnorm_silu_backward(dy, g, tape)
         return self._normalise_backward(dy, g, tape, True)
@@ -225,93 +204,70 @@ class NumbaOps(Ops):
     def _normalise(self, x, p, groups, tape, tol, activate):
         data, border = storage(_images(x))
         y = framed(x.shape) if activate and x.ndim == 4 else np.empty(x.shape, np.float32)
-        out, outb = storage(_images(y))
+        out, out_border = storage(_images(y))
         mean, inv = np.empty((2, len(x), x.shape[-1]), np.float32)
-        cpu.groupnorm(
-            _rows(data),
-            border,
-            p.w,
-            p.b,
-            groups,
-            np.float32(tol),
-            activate,
-            _rows(out),
-            outb,
-            mean,
-            inv,
-        )
-        tape.append((data, border, mean, inv, p.w, p.b, groups, _images(x).shape))
+        settings = p.w, p.b, groups, np.float32(tol), activate
+        groupnorm.groupnorm(_rows(data), border, *settings, _rows(out), out_border, mean, inv)
+        tape.append(_Normalised(data, border, mean, inv, p.w, p.b, groups, _images(x).shape))
         return y
 
     def _normalise_backward(self, dy, g, tape, activate):
         data, border, mean, inv, w, b, groups, shape = tape.pop()
-        out, outb = storage(dy if dy.ndim == 4 else dy.reshape(shape))
+        slopes, slope_border = storage(dy if dy.ndim == 4 else dy.reshape(shape))
         dx = framed(dy.shape) if dy.ndim == 4 else np.empty(dy.shape, np.float32)
-        into, intob = storage(dx if dx.ndim == 4 else dx.reshape(shape))
-        cpu.groupnorm_backward(
-            _rows(out),
-            outb,
-            _rows(data),
-            border,
-            w,
-            b,
-            groups,
-            activate,
-            mean,
-            inv,
-            _rows(into),
-            intob,
-            g.w,
-            g.b,
-        )
+        out, out_border = storage(dx if dx.ndim == 4 else dx.reshape(shape))
+        inputs = _rows(slopes), slope_border, _rows(data), border
+        settings = w, b, groups, activate, mean, inv
+        groupnorm.groupnorm_backward(*inputs, *settings, _rows(out), out_border, g.w, g.b)
         return dx
 
     # The diffusion's and the optimiser's steps.
 
     def normal(self, shape, seed=0, purpose=noise.EPS, step=0, first_sample=0):
-        """noise.normal: the same random words, and values within 4 units in the last place."""
+        """Ops.normal: the same random words, and values within 4 units in the last place."""
         *_, step, purpose, k0, k1 = noise.words(shape[0], 0, seed, purpose, step, first_sample)
         out = np.empty((shape[0], math.prod(shape[1:])), np.float32)
-        steps.normals(out, step, purpose, k0, k1, first_sample)
+        fused_steps.normals(out, step, purpose, k0, k1, first_sample)
         return out.reshape(shape)
 
-    def noised(self, x0, eps, signal, sigma):
-        """x_t = signal x0 + sigma eps (Ho20 eq. 4), signal and sigma (B,)."""
+    def noised(self, x0, eps, c_x0, c_eps):
+        """Ops.noised, in one pass."""
         if not x0.dtype == eps.dtype == np.float32:
-            return super().noised(x0, eps, signal, sigma)
+            return super().noised(x0, eps, c_x0, c_eps)
         out = np.empty(x0.shape, np.float32)
         flat = (np.ascontiguousarray(a).reshape(len(x0), -1) for a in (x0, eps))
-        steps.noised(
-            *flat,
-            *(np.ascontiguousarray(a, np.float32) for a in (signal, sigma)),
-            out.reshape(len(x0), -1),
-        )
+        c_x0, c_eps = (np.ascontiguousarray(c, np.float32) for c in (c_x0, c_eps))
+        fused_steps.noised(*flat, c_x0, c_eps, out.reshape(len(x0), -1))
         return out
 
-    def reverse(self, xt, output, z, factors):
-        """formulas.reverse in one pass."""
-        if not xt.dtype == output.dtype == np.float32:
-            return super().reverse(xt, output, z, factors)
+    def reverse(self, xt, prediction, z, c):
+        """Ops.reverse, in one pass."""
+        if not xt.dtype == prediction.dtype == np.float32:
+            return super().reverse(xt, prediction, z, c)
+        z = z if c.sigma else xt  # any array will do: it is multiplied by 0
         out = np.empty(xt.shape, np.float32)
-        flat = (np.ascontiguousarray(a).reshape(-1) for a in (xt, output, z if factors[-1] else xt))
-        steps.reverse(*flat, *map(np.float32, factors), out.reshape(-1))
+        flat = (np.ascontiguousarray(a).reshape(-1) for a in (xt, prediction, z))
+        fused_steps.reverse(*flat, tuple(map(np.float32, c)), out.reshape(-1))
         return out
 
-    def adamw_ema(self, theta, grad, m, v, ema, scale, factors):
-        """AdamW on scale grad and the average, in one pass."""
+    def adamw_ema(self, vectors, grad, scale, factors, ema_weight):
+        """Ops.adamw_ema, in one pass."""
+        theta, m, v, ema = vectors
         if theta.dtype != np.float32:
-            return super().adamw_ema(theta, grad, m, v, ema, scale, factors)
-        steps.adamw_ema(theta, grad, m, v, ema, np.float32(scale), *map(np.float32, factors))
+            return super().adamw_ema(vectors, grad, scale, factors, ema_weight)
+        scale, ema_weight = np.float32(scale), np.float32(ema_weight)
+        factors = tuple(map(np.float32, factors))
+        fused_steps.adamw_ema(theta, grad, m, v, ema, scale, factors, ema_weight)
 
     # Element by element.
 
     def silu(self, x, tape):
-        """The reference's silu, with an exponential by a polynomial."""
+        """Ops.silu, with an exponential by a polynomial."""
         if x.dtype != np.float32:
             return super().silu(x, tape)
         x = np.ascontiguousarray(x)
         y = np.empty_like(x)
-        cpu.silu(x.reshape(-1), y.reshape(-1))
+        groupnorm.silu(x.reshape(-1), y.reshape(-1))
         tape.append(x)
         return y
 
@@ -321,16 +277,16 @@ class NumbaOps(Ops):
             return super().silu_backward(dy, tape)
         x = tape.pop()
         dx = np.empty_like(x)
-        cpu.silu_backward(np.ascontiguousarray(dy).reshape(-1), x.reshape(-1), dx.reshape(-1))
+        groupnorm.silu_backward(np.ascontiguousarray(dy).reshape(-1), x.reshape(-1), dx.reshape(-1))
         return dx
 
     def pixel_sum(self, x):
-        """The reference's pixel_sum; images may lie in a frame."""
+        """Ops.pixel_sum; images may lie in a frame."""
         if x.dtype != np.float32:
             return super().pixel_sum(x)
         data, border = storage(_images(x))
         total = np.empty((len(x), x.shape[-1]), np.float32)
-        cpu.pixel_sums(_rows(data), border, x.shape[-1], total)
+        groupnorm.pixel_sums(_rows(data), border, x.shape[-1], total)
         return total
 
 
@@ -346,24 +302,12 @@ def _rows(data):
 
 @lru_cache(maxsize=1)
 def tiles_missing():
-    """Why the convolutions' tiles cannot be built for this CPU, or None: the smallest convolution
-    is tried.
-    """
-    pixel = offsets((1, 1, 1), (0, 0, 0))
+    """Why the tiles cannot be built for this CPU, or None: the smallest convolution is tried."""
+    pixel, ones = offsets((1, 1, 1), (0, 0, 0)), np.ones(1, np.float32)
+    zeros, out = np.zeros(LANES, np.float32), np.empty(LANES, np.float32)
     try:
-        conv.correlate(
-            np.ones(1, np.float32),
-            pixel,
-            1,
-            1,
-            1,
-            conv.pack(np.ones((1, 1, 1, conv.LANES), np.float32)),
-            np.zeros(conv.LANES, np.float32),
-            np.zeros(conv.LANES, np.float32),
-            pixel,
-            np.empty(conv.LANES, np.float32),
-            pixel,
-        )
+        weights = direct.pack(np.ones((1, 1, 1, LANES), np.float32))
+        direct.correlate(ones, pixel, 1, 1, 1, weights, zeros, zeros, pixel, out, pixel)
     except (NumbaError, RuntimeError) as error:  # RuntimeError: what LLVM's parser raises
         return str(error).strip().split("\n")[0]
     return None
@@ -379,4 +323,4 @@ def describe():
     missing = tiles_missing()
     if missing is not None:
         return f"convolutions by im2col, as numpy's: no tiles for this CPU ({missing})"
-    return f"direct and Winograd convolutions in vectors of {conv.LANES} floats"
+    return f"direct and Winograd convolutions in vectors of {LANES} floats"

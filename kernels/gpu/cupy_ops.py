@@ -1,9 +1,7 @@
-"""The operations over CuPy's arrays: the reference's own text, each line of it one or a few kernels
-on the GPU.
+"""The operations over CuPy's arrays: the reference's code, a few of CuPy's kernels for each line.
 
 A convolution is unrolled patches and `cupy.matmul` (CuPy 14 has no cuDNN). Nothing here copies
-between host and device or waits for the device, but `asarray` and `to_host`, which are there for
-that.
+between host and device or waits for the device, except `asarray` and `to_host`.
 """
 
 from tinyddpm.formulas import over_arrays
@@ -17,8 +15,7 @@ class CupyOps(Ops):
     name = "cupy"
     lazy = True
     shards = 1  # a device is filled by a whole batch
-    # of patches; a device has no use for a few rows at a time, and room for many
-    block_bytes = 1 << 28
+    block_bytes = 1 << 28  # of patches: a device has room for many, and is slow with few
 
     def __init__(self, cupy):
         self.xp = cupy
@@ -36,10 +33,11 @@ class CupyOps(Ops):
         """(scale, norm) as arrays () on the device (`optim.clip_scale_unread`)."""
         return optim.clip_scale_unread(self.xp, grad, limit)
 
-    def adamw_ema(self, theta, grad, m, v, ema, scale, factors):
-        """`optim.update` on whole vectors, scale a number or an array () on the device."""
-        theta[:], m[:], v[:] = self.formulas.adamw(theta, scale * grad, m, v, *factors[:-1])
-        ema[:] = self.formulas.average(ema, theta, factors[-1])
+    def adamw_ema(self, vectors, grad, scale, factors, ema_weight):
+        """Ops.adamw_ema on whole vectors; scale may be an array () on the device."""
+        theta, m, v, ema = vectors
+        theta[:], m[:], v[:] = self.formulas.adamw(theta, scale * grad, m, v, factors)
+        ema[:] = self.formulas.average(ema, theta, ema_weight)
 
     def pixel_dot(self, x, y):
         """The sum of x y over the middle axis; CuPy's einsum would transpose both first."""

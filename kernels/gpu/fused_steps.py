@@ -1,5 +1,4 @@
-"""The step kernels for CUDA: noise, the forward step, the reverse step and the optimiser's,
-float32.
+"""The CUDA kernels of noise, of the diffusion's steps and of the optimiser's step, float32.
 
 Arrays are flat: `samples` rows of n elements, one after another. A thread takes four neighbouring
 elements of one row, which share a Philox counter; the counter starts anew at each row. Every kernel
@@ -12,17 +11,16 @@ from types import SimpleNamespace
 import numpy as np
 from numba import cuda
 
-from .device import FOUR, ONE, ZERO, access, device, formulas, load4, store4
+from .device_functions import FOUR, ONE, ZERO, access, device, formulas, load4, store4
 
+# a kernel can name a function, but not an attribute of a namespace
 normals, noised, reverse = formulas.normals, formulas.noised, formulas.reverse
 adamw, average = formulas.adamw, formulas.average
 
 
 @device
 def place(n):
-    """This thread's row, its first element there, and how many elements of the row are left from it
-    on.
-    """
+    """This thread's row, its first element there, and how many elements the row has from there."""
     row = np.int32(cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y)
     first = np.int32(4 * (cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x))
     return row, first, n - first
@@ -36,131 +34,159 @@ def flat(row, n, first):
 
 @device
 def draw(row, first, words):
-    """Four N(0, 1) values of the counter at (row, first); words: k0, k1, purpose, step,
-    first_sample, uint32.
+    """Four N(0, 1) values for the elements from `first` on of a row.
+
+    words: k0, k1, purpose, step, first_sample, uint32.
     """
     k0, k1, purpose, step, first_sample = words
-    return normals(
-        np.uint64(np.uint32(first >> 2)),
-        np.uint64(np.uint32(first_sample + row)),
-        step,
-        purpose,
-        k0,
-        k1,
-    )
+    block, sample = np.uint64(np.uint32(first >> 2)), np.uint64(np.uint32(first_sample + row))
+    return normals(block, sample, step, purpose, k0, k1)
 
 
-def step_kernels(wide):
-    """normal, noised, noised_drawn, reverse, reverse_drawn: kernels over rows of four, by name."""
-    load, store = access(wide)
+def normal_kernel(wide):
+    """normal(z, samples, n, words)."""
+    _, store = access(wide)
 
     @cuda.jit(fastmath=True)
     def normal(z, samples, n, words):
-        """z ~ N(0, I)."""
+        """z ~ N(0, I).
+
+        Args:
+            z: float32, filled.
+            samples, n: how many rows, and how many elements each has.
+            words: k0, k1, purpose, step, first_sample, uint32.
+        """
         row, first, left = place(n)
         if left > 0 and row < samples:
             z0, z1, z2, z3 = draw(row, first, words)
             store(z, flat(row, n, first), left, z0, z1, z2, z3)
 
+    return {"normal": normal}
+
+
+def noised_kernels(wide):
+    """noised and noised_drawn: the forward step (Ho20 eq. 4), eps given or drawn."""
+    load, store = access(wide)
+
     @device
-    def noise(x0, signal, scale, xt, row, i, left, e0, e1, e2, e3):
-        """One thread's part of Ho20 eq. 4."""
-        a, b = signal[row], scale[row]
+    def write(x0, c_x0, c_eps, xt, row, i, left, e0, e1, e2, e3):
+        """Store x_t of one thread's elements, whose noise is e0..e3."""
+        a, b = c_x0[row], c_eps[row]
         x = load(x0, i, left, ZERO)
-        store(
-            xt,
-            i,
-            left,
-            noised(x[0], e0, a, b),
-            noised(x[1], e1, a, b),
-            noised(x[2], e2, a, b),
-            noised(x[3], e3, a, b),
-        )
+        x0, x1 = noised(x[0], e0, a, b), noised(x[1], e1, a, b)
+        x2, x3 = noised(x[2], e2, a, b), noised(x[3], e3, a, b)
+        store(xt, i, left, x0, x1, x2, x3)
 
     @cuda.jit(fastmath=True)
-    def noised_given(x0, eps, signal, scale, xt, samples, n):
-        """xt = signal x0 + scale eps, signal and scale one for each row."""
+    def noised_given(x0, eps, c_x0, c_eps, xt, samples, n):
+        """xt = c_x0 x0 + c_eps eps.
+
+        Args:
+            x0, eps, xt: rows of n elements; xt is filled.
+            c_x0, c_eps: (samples,).
+            samples, n: how many rows, and how many elements each has.
+        """
         row, first, left = place(n)
         if left > 0 and row < samples:
             i = flat(row, n, first)
             e0, e1, e2, e3 = load(eps, i, left, ZERO)
-            noise(x0, signal, scale, xt, row, i, left, e0, e1, e2, e3)
+            write(x0, c_x0, c_eps, xt, row, i, left, e0, e1, e2, e3)
 
     @cuda.jit(fastmath=True)
-    def noised_drawn(x0, signal, scale, xt, eps, samples, n, words):
-        """eps ~ N(0, I) and xt = signal x0 + scale eps: 12 bytes an element."""
+    def noised_drawn(x0, c_x0, c_eps, xt, eps, samples, n, words):
+        """eps ~ N(0, I) and xt = c_x0 x0 + c_eps eps: 12 bytes an element.
+
+        Args:
+            x0, xt, eps: rows of n elements; xt and eps are filled.
+            c_x0, c_eps, samples, n: as `noised_given`'s.
+            words: as `normal`'s.
+        """
         row, first, left = place(n)
         if left > 0 and row < samples:
             i = flat(row, n, first)
             e0, e1, e2, e3 = draw(row, first, words)
             store(eps, i, left, e0, e1, e2, e3)
-            noise(x0, signal, scale, xt, row, i, left, e0, e1, e2, e3)
+            write(x0, c_x0, c_eps, xt, row, i, left, e0, e1, e2, e3)
+
+    return {"noised": noised_given, "noised_drawn": noised_drawn}
+
+
+def reverse_kernels(wide):
+    """reverse and reverse_drawn: one step of a sampler (Ho20 eq. 6-7), z given or drawn."""
+    load, store = access(wide)
 
     @device
-    def descend(xt, output, xs, i, left, factors, z0, z1, z2, z3):
-        """One thread's part of a reverse step."""
-        a_xt, a_output, bound, c_x0, c_xt, sigma = factors
-        x, y = load(xt, i, left, ZERO), load(output, i, left, ZERO)
-        s0 = reverse(x[0], y[0], z0, a_xt, a_output, bound, c_x0, c_xt, sigma)
-        s1 = reverse(x[1], y[1], z1, a_xt, a_output, bound, c_x0, c_xt, sigma)
-        s2 = reverse(x[2], y[2], z2, a_xt, a_output, bound, c_x0, c_xt, sigma)
-        s3 = reverse(x[3], y[3], z3, a_xt, a_output, bound, c_x0, c_xt, sigma)
+    def write(xt, prediction, xs, i, left, c, z0, z1, z2, z3):
+        """Store x_s of one thread's elements, whose noise is z0..z3."""
+        x, y = load(xt, i, left, ZERO), load(prediction, i, left, ZERO)
+        s0, s1 = reverse(x[0], y[0], z0, c), reverse(x[1], y[1], z1, c)
+        s2, s3 = reverse(x[2], y[2], z2, c), reverse(x[3], y[3], z3, c)
         store(xs, i, left, s0, s1, s2, s3)
 
     @cuda.jit(fastmath=True)
-    def reverse_given(xt, output, z, xs, samples, n, factors):
-        """x_s from x_t, the net's output and z; factors: a_xt, a_output, bound, c_x0, c_xt, sigma."""
+    def reverse_given(xt, prediction, z, xs, samples, n, c):
+        """x_s from x_t, the network's prediction and z.
+
+        Args:
+            xt, prediction, z, xs: rows of n elements; xs is filled.
+            samples, n: how many rows, and how many elements each has.
+            c: the numbers of a FusedStep, in its order, float32.
+        """
         row, first, left = place(n)
         if left > 0 and row < samples:
             i = flat(row, n, first)
             z0, z1, z2, z3 = load(z, i, left, ZERO)
-            descend(xt, output, xs, i, left, factors, z0, z1, z2, z3)
+            write(xt, prediction, xs, i, left, c, z0, z1, z2, z3)
 
     @cuda.jit(fastmath=True)
-    def reverse_drawn(xt, output, xs, samples, n, factors, words):
-        """x_s from x_t and the net's output, z drawn here unless sigma is 0: 12 bytes an element."""
+    def reverse_drawn(xt, prediction, xs, samples, n, c, words):
+        """x_s from x_t and the network's prediction: 12 bytes an element.
+
+        Args:
+            xt, prediction, xs, samples, n, c: as `reverse_given`'s.
+            words: as `normal`'s; z is drawn unless sigma is 0.
+        """
         row, first, left = place(n)
         if left > 0 and row < samples:
             z0, z1, z2, z3 = ZERO, ZERO, ZERO, ZERO
-            if factors[5] != ZERO:
+            _, _, _, _, _, sigma = c
+            if sigma != ZERO:
                 z0, z1, z2, z3 = draw(row, first, words)
-            descend(xt, output, xs, flat(row, n, first), left, factors, z0, z1, z2, z3)
+            write(xt, prediction, xs, flat(row, n, first), left, c, z0, z1, z2, z3)
 
-    return {
-        "normal": normal,
-        "noised": noised_given,
-        "noised_drawn": noised_drawn,
-        "reverse": reverse_given,
-        "reverse_drawn": reverse_drawn,
-    }
+    return {"reverse": reverse_given, "reverse_drawn": reverse_drawn}
 
 
 def optimiser_kernel(wide):
-    """AdamW and the moving average in one pass over flat vectors: 36 bytes a parameter."""
+    """adamw_ema: AdamW and the moving average in one pass, 36 bytes a parameter."""
 
     @device
-    def updated(p, g, m, v, e, factors):
+    def updated(p, g, m, v, e, factors, ema_weight):
         """One parameter's new theta, m, v and average."""
-        keep, rate, gain_m, gain_v, correct_v, tol, weight = factors
-        p, m, v = adamw(p, g, m, v, keep, rate, gain_m, gain_v, correct_v, tol)
-        return p, m, v, average(e, p, weight)
+        p, m, v = adamw(p, g, m, v, factors)
+        return p, m, v, average(e, p, ema_weight)
 
     @cuda.jit(fastmath=True)
-    def adamw_ema(theta, grad, m, v, ema, scale, n, factors):
-        """All in place but the gradient, which counts scale[0] times, so that clipping does not
-        wait for the host.
+    def adamw_ema(theta, grad, m, v, ema, scale, n, factors, ema_weight):
+        """One step of AdamW and of the average, in place; the last n % 4 elements one by one.
 
-        factors: keep, rate, gain_m, gain_v, correct_v, tol (formulas.adamw) and the average's
-        weight. The last elements, fewer than four, are taken one by one.
+        Args:
+            theta, m, v, ema: (n,), changed in place.
+            grad: (n,).
+            scale: (1,), what grad is multiplied by first; an array, so that the host need not wait
+                for it.
+            n: how many parameters.
+            factors: the numbers of AdamWFactors, in their order, float32.
+            ema_weight: float32.
         """
         i, end = np.uint64(4 * cuda.grid(1)), np.uint64(n)
         if wide and i + FOUR <= end:
             s, p, g = scale[0], load4(theta, i), load4(grad, i)
             a, b, e = load4(m, i), load4(v, i), load4(ema, i)
-            p0, m0, v0, e0 = updated(p[0], s * g[0], a[0], b[0], e[0], factors)
-            p1, m1, v1, e1 = updated(p[1], s * g[1], a[1], b[1], e[1], factors)
-            p2, m2, v2, e2 = updated(p[2], s * g[2], a[2], b[2], e[2], factors)
-            p3, m3, v3, e3 = updated(p[3], s * g[3], a[3], b[3], e[3], factors)
+            p0, m0, v0, e0 = updated(p[0], s * g[0], a[0], b[0], e[0], factors, ema_weight)
+            p1, m1, v1, e1 = updated(p[1], s * g[1], a[1], b[1], e[1], factors, ema_weight)
+            p2, m2, v2, e2 = updated(p[2], s * g[2], a[2], b[2], e[2], factors, ema_weight)
+            p3, m3, v3, e3 = updated(p[3], s * g[3], a[3], b[3], e[3], factors, ema_weight)
             store4(theta, i, p0, p1, p2, p3)
             store4(m, i, m0, m1, m2, m3)
             store4(v, i, v0, v1, v2, v3)
@@ -169,13 +195,17 @@ def optimiser_kernel(wide):
             end = i + FOUR if i + FOUR < end else end
             while i < end:
                 theta[i], m[i], v[i], ema[i] = updated(
-                    theta[i], scale[0] * grad[i], m[i], v[i], ema[i], factors
+                    theta[i], scale[0] * grad[i], m[i], v[i], ema[i], factors, ema_weight
                 )
                 i += ONE
 
     return {"adamw_ema": adamw_ema}
 
 
-KERNELS = {
-    wide: SimpleNamespace(**step_kernels(wide), **optimiser_kernel(wide)) for wide in (True, False)
-}
+def kernels(wide):
+    """Every kernel of this file by its name, in one of its two forms."""
+    makers = normal_kernel, noised_kernels, reverse_kernels, optimiser_kernel
+    return SimpleNamespace(**{name: k for make in makers for name, k in make(wide).items()})
+
+
+KERNELS = {wide: kernels(wide) for wide in (True, False)}

@@ -1,5 +1,6 @@
-"""Where the CUDA toolkit lies: Numba looks in CUDA_HOME and in the system, but not in the wheels of
-the cuda extras.
+"""Where the CUDA toolkit lies.
+
+Numba looks in CUDA_HOME and in the system, but not in the wheels of the extras cuda12 and cuda13.
 """
 
 import importlib.util
@@ -24,11 +25,10 @@ def wheel_folders():
 
 
 def use_wheels(folders=None):
-    """Tell Numba of the first of `folders` (by default the wheels') that holds NVVM; returns it, or
-    None.
+    """Show Numba the first of `folders`, by default the wheels', that holds NVVM.
 
     Without an argument, does nothing where Numba finds a toolkit by itself: NVVM and ptxas must be
-    of one version.
+    of one version. Returns the folder, or None.
     """
     from numba.cuda import cuda_paths
     from numba.cuda.cudadrv import error, nvvm
@@ -58,8 +58,9 @@ def use_wheels(folders=None):
 
 
 def tool(name):
-    """The path of ptxas or cuobjdump: on PATH, in CUDA_HOME, in the system's toolkit, in a wheel;
-    or None.
+    """The path of ptxas or cuobjdump, or None.
+
+    The first of: on PATH, in CUDA_HOME, in the system's toolkit, in a wheel.
     """
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     folders = [pathlib.Path(home) for home in homes if home] + wheel_folders()

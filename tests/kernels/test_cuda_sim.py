@@ -1,5 +1,6 @@
-"""The CUDA kernels under Numba's simulator, which is chosen when Numba is imported: hence a process
-of its own.
+"""The CUDA kernels under Numba's simulator, in a process of its own.
+
+Whether to simulate is decided when Numba is imported.
 """
 
 import os

@@ -1,6 +1,4 @@
-"""The CuPy backend against the reference, over the strict stand-in: its answers, and that nothing
-waits in a loop.
-"""
+"""The CuPy backend over the strict stand-in: its answers, and that nothing waits in a loop."""
 
 import importlib
 
@@ -27,10 +25,9 @@ from tinyddpm.kernels.gpu.cupy_ops import CupyOps
 import tinyddpm as td
 from tinyddpm import backend, noise
 from tinyddpm.errors import InputError, TinyDDPMError
-from tinyddpm.process import TARGETS
 from tinyddpm.runs import checkpoint
-from tinyddpm.settings import Recipe
-from tinyddpm.training import Trainer, TrainState, check
+from tinyddpm.settings import TARGETS, Recipe
+from tinyddpm.training import Trainer, TrainState, read_record
 
 XP = strict_cupy.strict()
 OPS = CupyOps(XP)
@@ -164,9 +161,7 @@ def trainer(net=NET, x=None, **recipe):
     x = images() if x is None else x
     recipe = Recipe(**{"steps": 40, "batch": 8, "shards": 1, **recipe})
     state = TrainState.fresh(net, 0).on(OPS)
-    return Trainer(
-        net, td.cosine(100), x, recipe, state, lambda f, items: [f(item) for item in items], OPS
-    )
+    return Trainer(net, td.cosine(100), x, recipe, state, OPS)
 
 
 SETTINGS = [
@@ -190,7 +185,7 @@ def test_a_training_step_neither_waits_nor_copies(settings, monkeypatch):
     planning = {**NOTHING, "uploads": 2}  # rows and times, for a plan of steps at once
     assert seen == [planning, NOTHING, NOTHING, planning, NOTHING, NOTHING, planning]
     with Counted() as reading:
-        record = check(record)
+        record = read_record(record)
     assert reading.all["downloads"] == 2 and np.isfinite(record["loss"])
 
 
@@ -205,9 +200,9 @@ def test_an_mlps_training_step_neither_waits_nor_copies():
 def test_a_run_reads_the_loss_when_it_is_logged():
     with Counted() as seen:
         td.train(images(), steps=20, net=NET, batch=4, log_every=10, backend="cupy")
-    # loss and norm of steps 1, 10 and 20; the data, two tables, four vectors, one plan of rows and
-    # times
-    assert seen.all == {"synchronisations": 6, "uploads": 9, "downloads": 6}
+    # loss and norm of steps 1, 10 and 20; the data, the schedule's four tables, four vectors, one
+    # plan of rows and times
+    assert seen.all == {"synchronisations": 6, "uploads": 11, "downloads": 6}
 
 
 def test_training_and_samples_are_numpys():
@@ -239,7 +234,7 @@ def test_the_samplers_loop_neither_waits_nor_copies(settings):
     assert seen.all == {"synchronisations": 5, "uploads": 0, "downloads": 5}
 
 
-def test_labels_and_a_learnt_variance_are_numpys_and_stay_on_the_device():
+def test_labels_and_a_learned_variance_are_numpys_and_stay_on_the_device():
     net = td.UNet(base=8, mults=(1, 2), blocks=1, groups=4, classes=3, out=2)
     labels = np.arange(len(images())) % 3
     runs = [
@@ -258,7 +253,7 @@ def test_labels_and_a_learnt_variance_are_numpys_and_stay_on_the_device():
         )
         for name in ("cupy", "numpy")
     ]
-    # as check_training_and_sampling says
+    # the bound of check_training_and_sampling
     assert np.abs(OPS.to_host(runs[0].theta) - runs[1].theta).max() <= 1e-4
     settings = {"label": [2, 0], "guidance": 1.5, "sampler": "ancestral", "variance": "learned"}
     got, want = (td.sample(model, 4, seed=2, **settings) for model in runs)

@@ -1,8 +1,7 @@
-"""The `cupy` and `cuda` backends on a real GPU: the checks of test_cupy_ops.py, and what only a
-device can show.
+"""The `cupy` and `cuda` backends on a real GPU.
 
-Skipped where no device is found, each test saying why; with TINYDDPM_REQUIRE_GPU=1 it fails
-instead.
+The checks of test_cupy_ops.py, and what only a device can show. Skipped where no device is found,
+each test with the reason; with TINYDDPM_REQUIRE_GPU=1 it fails instead.
 """
 
 import os
@@ -29,6 +28,7 @@ from support.device_checks import (
 import tinyddpm as td
 from tinyddpm import backend
 from tinyddpm.nn import params
+from tinyddpm.nn.device import FusedStep
 
 pytestmark = pytest.mark.gpu
 reason = cache(backend.reason)
@@ -60,28 +60,12 @@ def test_philox_words_on_the_device_are_the_known_answers(ops):
 
 def _words_of_a_kernel(ops, columns):
     """philox as the kernels compile it, one counter a thread."""
-    from numba import cuda
-    from tinyddpm.kernels.gpu.device import formulas
+    from tinyddpm.kernels.gpu.philox import encipher
 
-    philox = formulas.philox
-
-    @cuda.jit
-    def kernel(counters, out):
-        i = cuda.grid(1)
-        if i < counters.shape[1]:
-            w0, w1, w2, w3 = philox(
-                counters[0, i],
-                counters[1, i],
-                counters[2, i],
-                counters[3, i],
-                counters[4, i],
-                counters[5, i],
-            )
-            out[0, i], out[1, i], out[2, i], out[3, i] = w0, w1, w2, w3
-
-    out = ops.xp.zeros((4, len(columns[0])), np.uint64)
-    kernel[1, 32](ops.xp.stack(columns), out)
-    return [ops.xp.ascontiguousarray(row) for row in out]
+    counters = ops.xp.ascontiguousarray(ops.xp.stack(columns, axis=1))
+    words = ops.xp.zeros((len(counters), 4), np.uint64)
+    encipher[1, 32](counters, words)
+    return [ops.xp.ascontiguousarray(column) for column in words.T]
 
 
 def test_noise(ops):
@@ -104,13 +88,13 @@ def test_the_rest_of_the_operations(ops):
 def test_addresses_that_are_no_multiple_of_16_bytes(ops):
     raw, z = ops.asarray(random(2 * 8 + 1)), ops.asarray(random(2, 8, seed=2))
     x = raw[1:].reshape(2, 8)
-    factors = (1.5, -0.8, 1.0, 0.4, 0.6, 0.3)
-    got = ops.reverse(x, z, z, factors)
-    near(ops.to_host(got), ops.to_host(ops.reverse(x.copy(), z, z, factors)), 4)
+    c = FusedStep(1.5, -0.8, 1.0, 0.4, 0.6, 0.3)
+    got = ops.reverse(x, z, z, c)
+    near(ops.to_host(got), ops.to_host(ops.reverse(x.copy(), z, z, c)), 4)
 
 
 def test_memory_layout(ops):
-    """Results are contiguous float32 on the device; a net's parameters are windows on one vector."""
+    """Results are contiguous float32 on the device; parameters are windows on one vector."""
     flat = ops.asarray(params.init(NET.spec(), 0))
     p, grad = params.views(NET.spec(), flat), ops.xp.zeros_like(flat)
     first, last = flat.data.ptr, flat.data.ptr + flat.nbytes

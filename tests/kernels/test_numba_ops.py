@@ -1,5 +1,4 @@
-"""The Numba backend against the reference in float64: convolutions, normalisations, whole networks,
-runs.
+"""The Numba backend's convolutions, normalisations and networks against the reference in float64.
 
 U is float32's rounding. A sum's error is judged by the sum of its terms' sizes, which is the same
 operation on absolute values, at its largest, since Winograd's transform mixes neighbours: each term
@@ -15,7 +14,9 @@ import pytest
 from support.gradients import near, net_gradients, random_theta, run_net
 from support.op_cases import normals
 
+from tinyddpm.nn.device import FusedStep
 from tinyddpm.nn.ops import Forget, Ops
+from tinyddpm.nn.optim import AdamWFactors, Vectors
 from tinyddpm.nn.unet import UNet
 
 pytest.importorskip("numba")
@@ -79,9 +80,7 @@ def layer(k, C, O, seed=2):
 
 
 def check_linear(forward, backward, x, p, layout=np.array):
-    """y, dx, dw, db of an operation that is linear in x and in p: forward(ops, x, p, tape),
-    backward by its name.
-    """
+    """y, dx, dw, db of an operation that is linear in x and p; backward: the method's name."""
     tape, tape64, size = [], [], []
     y = forward(NUMBA, layout(x), p, tape)
     y64 = forward(REFERENCE, x.astype(float), in_float64(p), tape64)
@@ -203,9 +202,7 @@ NORMS = [
 @pytest.mark.parametrize("silu", ["", "_silu"])
 @pytest.mark.parametrize("shape, groups", NORMS, ids=str)
 def test_groupnorm(shape, groups, silu, layout):
-    """Some tens of roundings of x, which is 5 away from 0 and 3 wide, and then divided by a group's
-    deviation.
-    """
+    """Some tens of roundings of x, which is 5 away from 0, divided by a group's deviation."""
     x, dy, C = 5 + 3 * random(*shape), random(*shape, seed=2), shape[-1]
     p, g = (SimpleNamespace(w=random(C, seed=s), b=random(C, seed=s + 1)) for s in (3, 5))
     g64, tape, tape64 = in_float64(g), [], []
@@ -230,9 +227,7 @@ def test_groupnorm(shape, groups, silu, layout):
 
 
 def test_a_far_mean_keeps_its_precision():
-    """Deviations of 1 about a mean of 1000: one pass, E x^2 - (E x)^2, would lose all but one
-    digit.
-    """
+    """Deviations of 1 about a mean of 1000: E x^2 - (E x)^2 would lose all but one digit."""
     x, p = random(2, 8, 8, 4), SimpleNamespace(w=np.ones(4, np.float32), b=np.zeros(4, np.float32))
     near(
         NUMBA.groupnorm(x + np.float32(1000), p, 2, []),
@@ -320,12 +315,13 @@ def test_float64_is_the_references_bit_for_bit():
         net_gradients(net, theta, x, t, x, ops=ops), net_gradients(net, theta, x, t, x)
     ):
         assert ours.dtype == np.float64 and np.array_equal(ours, theirs)
-    factors = (1.5, -0.8, 1.0, 0.4, 0.6, 0.3)
-    assert np.array_equal(ops.reverse(x, x, x, factors), REFERENCE.reverse(x, x, x, factors))
+    c = FusedStep(1.5, -0.8, 1.0, 0.4, 0.6, 0.3)
+    assert np.array_equal(ops.reverse(x, x, x, c), REFERENCE.reverse(x, x, x, c))
     assert np.array_equal(ops.noised(x, x, t / 5, t / 7), REFERENCE.noised(x, x, t / 5, t / 7))
     states = [[normals(50, seed=i) ** 2 for i in range(5)] for _ in range(2)]
-    for each, state in zip((ops, REFERENCE), states):
-        each.adamw_ema(*state, 0.5, (0.99, 2e-3, 0.1, 0.001, 3.0, 1e-8, 0.05))
+    for each, (grad, *state) in zip((ops, REFERENCE), states):
+        factors = AdamWFactors(0.99, 2e-3, 0.1, 0.001, 3.0, 1e-8)
+        each.adamw_ema(Vectors(*state), grad, 0.5, factors, 0.05)
     assert all(np.array_equal(a, b) for a, b in zip(*states)) and states[0][0].dtype == np.float64
 
 

@@ -1,6 +1,4 @@
-"""The Numba backend's noise, steps and runs against the reference; how its kernels are compiled,
-kept and missed.
-"""
+"""The Numba backend's noise, steps and runs, and how its kernels are compiled and kept."""
 
 import importlib
 import os
@@ -19,14 +17,16 @@ import tinyddpm as td
 from tinyddpm import formulas, noise
 from tinyddpm.datasets import sets as data
 from tinyddpm.formulas import numpy_formulas
+from tinyddpm.nn.device import FusedStep
 from tinyddpm.nn.ops import Ops
+from tinyddpm.nn.optim import AdamWFactors, Vectors
 from tinyddpm.runs import checkpoint
 from tinyddpm.training import TrainState
 
 numba = pytest.importorskip("numba")
-numba_ops, steps, jit, conv = (
+numba_ops, steps, jit, direct, tiles = (
     importlib.import_module(f"tinyddpm.kernels.cpu.{name}")
-    for name in ("ops", "fused_steps", "jit", "direct")
+    for name in ("ops", "fused_steps", "jit", "direct", "tiles")
 )
 NUMBA, REFERENCE = numba_ops.make("numba"), Ops()
 U = 2.0**-24
@@ -83,48 +83,48 @@ def test_normals_within_four_ulps(shape, key):
 @pytest.mark.parametrize("layout", [np.array, spread])
 def test_noised(layout):
     x0, eps = layout(random(3, 5, 7)), layout(random(3, 5, 7, seed=2))
-    signal, sigma = normals(3, seed=3) ** 2, normals(3, seed=4) ** 2
-    xt = NUMBA.noised(x0, eps, signal, sigma)
+    c_x0, c_eps = normals(3, seed=3) ** 2, normals(3, seed=4) ** 2
+    xt = NUMBA.noised(x0, eps, c_x0, c_eps)
     assert xt.dtype == np.float32
-    near(xt, REFERENCE.noised(x0.astype(float), eps.astype(float), signal, sigma), rtol=4 * U)
-    drawn_xt, drawn = NUMBA.noised_drawn(x0, signal, sigma, **KEYS[2])
+    near(xt, REFERENCE.noised(x0.astype(float), eps.astype(float), c_x0, c_eps), rtol=4 * U)
+    drawn_xt, drawn = NUMBA.noised_drawn(x0, c_x0, c_eps, **KEYS[2])
     assert np.array_equal(drawn, NUMBA.normal(x0.shape, **KEYS[2]))
-    assert np.array_equal(drawn_xt, NUMBA.noised(x0, drawn, signal, sigma))
+    assert np.array_equal(drawn_xt, NUMBA.noised(x0, drawn, c_x0, c_eps))
 
 
 @pytest.mark.parametrize("bound", [np.inf, 1.0])
 @pytest.mark.parametrize("sigma", [0.0, 0.3])
 @pytest.mark.parametrize("layout", [np.array, spread])
 def test_reverse(layout, sigma, bound):
-    factors = (1.5, -0.8, bound, 0.4, 0.6, sigma)
-    xt, output, z = (layout(random(3, 5, 7, seed=i)) for i in range(3))
-    xs = NUMBA.reverse(xt, output, z, factors)
+    c = FusedStep(1.5, -0.8, bound, 0.4, 0.6, sigma)
+    xt, prediction, z = (layout(random(3, 5, 7, seed=i)) for i in range(3))
+    xs = NUMBA.reverse(xt, prediction, z, c)
     assert xs.dtype == np.float32
-    near(xs, REFERENCE.reverse(*(a.astype(float) for a in (xt, output, z)), factors), rtol=8 * U)
-    drawn = NUMBA.reverse_drawn(xt, output, factors, **KEYS[2])
+    near(xs, REFERENCE.reverse(*(a.astype(float) for a in (xt, prediction, z)), c), rtol=8 * U)
+    drawn = NUMBA.reverse_drawn(xt, prediction, c, **KEYS[2])
     assert np.array_equal(
-        drawn, NUMBA.reverse(xt, output, NUMBA.normal(xt.shape, **KEYS[2]), factors)
+        drawn, NUMBA.reverse(xt, prediction, NUMBA.normal(xt.shape, **KEYS[2]), c)
     )
 
 
 def test_reverse_keeps_a_nan_that_clipping_could_hide():
-    xt, output = random(2, 8), random(2, 8, seed=2)
-    output[0, 3] = output[1, 4] = np.nan
-    xs = NUMBA.reverse(xt, output, None, (1.0, 1.0, 1.0, 1.0, 0.0, 0.0))
-    assert np.array_equal(np.isnan(xs), np.isnan(output))
+    xt, prediction = random(2, 8), random(2, 8, seed=2)
+    prediction[0, 3] = prediction[1, 4] = np.nan
+    xs = NUMBA.reverse(xt, prediction, None, FusedStep(1.0, 1.0, 1.0, 1.0, 0.0, 0.0))
+    assert np.array_equal(np.isnan(xs), np.isnan(prediction))
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.25])
 @pytest.mark.parametrize("size", [1, 3, 130])
 def test_adamw_ema(size, scale):
-    factors = (0.99, 2e-3, 0.1, 0.001, 3.0, 1e-8, 0.05)
+    factors = AdamWFactors(0.99, 2e-3, 0.1, 0.001, 3.0, 1e-8)
     theta, grad, m, v, ema = (random(size + 1, seed=i)[1:] for i in range(5))
     v **= 2
-    exact = [a.astype(float) for a in (theta, grad, m, v, ema)]
+    exact = Vectors(*(a.astype(float) for a in (theta, m, v, ema)))
     before = grad.copy()
-    REFERENCE.adamw_ema(*exact, scale, factors)
-    NUMBA.adamw_ema(theta, grad, m, v, ema, scale, factors)
-    for ours, theirs in zip((theta, m, v, ema), (exact[0], *exact[2:])):
+    REFERENCE.adamw_ema(exact, grad.astype(float), scale, factors, 0.05)
+    NUMBA.adamw_ema(Vectors(theta, m, v, ema), grad, scale, factors, 0.05)
+    for ours, theirs in zip((theta, m, v, ema), exact):
         near(ours, theirs, rtol=8 * U)
     assert np.array_equal(grad, before)
 
@@ -138,8 +138,7 @@ def digits():
 
 
 def test_twenty_steps_and_a_sample_agree_with_the_reference(tmp_path, digits):
-    """Adam divides a gradient by its own size, so a parameter whose gradient is all rounding may be
-    off by a step.
+    """Adam divides a gradient by its size: where that is rounding, theta may be a step off.
 
     The rest agree: in the mean square all vectors lie within 20 passes of a net, 300 U each, of the
     way they went. An image is five passes away.
@@ -187,7 +186,7 @@ def fresh_probe():
 
 
 def broken_llvm():
-    """A kernel whose text LLVM refuses, as it would a vector that the CPU's target does not know."""
+    """A kernel that LLVM refuses, as it would a vector that the CPU's target does not have."""
     from llvmlite import ir
 
     @numba.extending.intrinsic
@@ -213,10 +212,10 @@ def unknown_name():
 
 
 @pytest.mark.parametrize("broken", [broken_llvm, unknown_name])
-def test_without_tiles_convolutions_are_the_references_and_said_to_be(
+def test_without_tiles_convolutions_are_the_references_and_described_so(
     broken, monkeypatch, fresh_probe
 ):
-    monkeypatch.setattr(conv, "correlate", broken())
+    monkeypatch.setattr(direct, "correlate", broken())
     ops = numba_ops.make("numba")
     assert not ops.tiles and "im2col" in numba_ops.describe() and "\n" not in numba_ops.describe()
     x, p = random(2, 5, 4, 8), SimpleNamespace(w=random(3, 3, 8, 16), b=random(16))
@@ -240,19 +239,19 @@ def test_other_errors_are_not_taken_for_missing_tiles(monkeypatch, fresh_probe):
     def correlate(*args):
         raise MemoryError
 
-    monkeypatch.setattr(conv, "correlate", correlate)
+    monkeypatch.setattr(direct, "correlate", correlate)
     with pytest.raises(MemoryError):
         numba_ops.make("numba")
 
 
 def test_this_machine_has_tiles():
-    assert NUMBA.tiles and f"{conv.LANES} floats" in numba_ops.describe()
+    assert NUMBA.tiles and f"{tiles.LANES} floats" in numba_ops.describe()
 
 
 # --- the cache
 
 
-def test_a_line_is_said_while_compiling_and_nothing_once_cached(tmp_path):
+def test_a_line_is_printed_while_compiling_and_nothing_once_cached(tmp_path):
     code = """if True:
         import numpy as np
         from tinyddpm.kernels.cpu.ops import NumbaOps
@@ -260,7 +259,7 @@ def test_a_line_is_said_while_compiling_and_nothing_once_cached(tmp_path):
             NumbaOps().silu(np.ones(n, np.float32), [])
         print(NumbaOps.__module__)"""
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    said = []
+    printed = []
     for _ in range(2):
         done = subprocess.run(
             [sys.executable, "-c", code],
@@ -270,8 +269,8 @@ def test_a_line_is_said_while_compiling_and_nothing_once_cached(tmp_path):
             timeout=300,
         )
         assert done.stdout.strip() == "tinyddpm.kernels.cpu.ops", done.stderr
-        said.append(done.stderr)
-    assert said[0] == jit.NOTICE + "\n" and not said[1]
+        printed.append(done.stderr)
+    assert printed[0] == jit.NOTICE + "\n" and not printed[1]
     assert [path.name for path in tmp_path.iterdir()] == [f"tinyddpm-{jit.digest()}"]
 
 

@@ -8,16 +8,14 @@ import pytest
 from tinyddpm.kernels.polynomials import numpy_polynomials
 
 from tinyddpm import noise
-from tinyddpm.formulas import make, numpy_formulas
+from tinyddpm.formulas import Arithmetic, make, numpy_formulas
 
 PART = 1 << 21
 UNIT = np.float32(2.0**-23)
 
 
 def ulps(got, exact):
-    """The largest error in units in the last place of the exact value's float32; where that is 0,
-    got must be.
-    """
+    """The largest error in units in the last place of the exact value; 0 must be exact."""
     zero = exact == 0
     assert not got[zero].any()
     return np.max(np.abs(got - exact)[~zero] / np.spacing(np.abs(exact[~zero]).astype(np.float32)))
@@ -43,16 +41,10 @@ def test_the_circle_at_every_angle(start):
 
 def test_normals_from_the_polynomials_are_the_references_within_four_ulps():
     p = numpy_polynomials
-    formulas = make(
-        lambda f: f,
-        lambda u: u.astype(np.float32),
-        p.log,
-        np.sqrt,
-        p.cospi,
-        p.sinpi,
-        np.minimum,
-        np.maximum,
-    )
+    circle = {"log": p.log, "cospi": p.cospi, "sinpi": p.sinpi}
+    others = {"sqrt": np.sqrt, "minimum": np.minimum, "maximum": np.maximum}
+    arithmetic = Arithmetic(f32=lambda u: u.astype(np.float32), **circle, **others)
+    formulas = make(lambda f: f, arithmetic)
     words = noise.bits((4, 1 << 18), seed=5)
     for got, want in zip(
         formulas.box_muller(words[0], words[1]), numpy_formulas.box_muller(words[0], words[1])

@@ -1,5 +1,4 @@
-"""The CUDA kernels compiled for four generations of cards, without one: their PTX, and what ptxas
-makes of it.
+"""The CUDA kernels compiled for four generations of cards, without a card.
 
 The simulator cannot see a float32 that has become a float64; this can.
 """
@@ -7,6 +6,7 @@ The simulator cannot see a float32 that has become a float64; this can.
 import functools
 import math
 import re
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("numba")
 
-from benchmarks import roofline  # noqa: E402
+from tinyddpm.kernels.gpu import roofline  # noqa: E402
 
 CAPABILITIES = [(7, 5), (8, 0), (9, 0), (10, 0)]
 NAMES = list(roofline.BYTES)
@@ -106,7 +106,7 @@ def test_wide_kernels_move_sixteen_bytes_at_once_and_narrow_ones_do_not(name, cc
 def test_wide_step_kernels_move_no_element_alone(name):
     text = ptx(name, True, (9, 0))
     alone = len(re.findall(r"\bld\.global\.f32\b", text))
-    assert alone == (2 if name.startswith("noised") else 0)  # the row's signal and noise
+    assert alone == (2 if name.startswith("noised") else 0)  # the row's c_x0 and c_eps
     assert not re.search(r"\bst\.global\.f32\b", text)
 
 
@@ -136,7 +136,9 @@ def test_what_is_compiled_here_is_what_the_operations_launch():
     from numba import typeof
     from tinyddpm.kernels.gpu.cuda_ops import CudaKernels
 
+    from tinyddpm.nn.device import FusedStep
     from tinyddpm.nn.ops import Ops
+    from tinyddpm.nn.optim import AdamWFactors, Vectors
 
     launched = {}
 
@@ -146,15 +148,16 @@ def test_what_is_compiled_here_is_what_the_operations_launch():
             launched.setdefault(kernel.py_func.__name__, set()).add(tuple(map(typeof, arguments)))
 
     ops, tape = Recorder(), []
-    one, seven = np.ones(2, np.float32), (0.5,) * 7
+    one, c = np.ones(2, np.float32), FusedStep(*[0.5] * 6)
     for x in (np.ones((2, 3, 3, 4), np.float32), np.ones((2, 3, 3, 5), np.float32)):
         p = SimpleNamespace(w=x[0, 0, 0], b=x[0, 0, 0])
         ops.normal(x.shape)
         ops.noised(x, x, one, one)
         ops.noised_drawn(x, one, one)
-        ops.reverse(x, x, x, seven[:6])
-        ops.reverse_drawn(x, x, seven[:6])
-        ops.adamw_ema(*np.ones((5, 8), np.float32), one[:1], seven)
+        ops.reverse(x, x, x, c)
+        ops.reverse_drawn(x, x, c)
+        vectors, grad = Vectors(*np.ones((4, 8), np.float32)), np.ones(8, np.float32)
+        ops.adamw_ema(vectors, grad, one[:1], AdamWFactors(*[0.5] * 6), 0.5)
         ops._patches(x, 3, 1, (1, 1))
         for silu in ("", "_silu"):
             getattr(ops, "groupnorm" + silu)(x, p, 1, tape)
@@ -166,6 +169,28 @@ def test_what_is_compiled_here_is_what_the_operations_launch():
     }
     for name, types in launched.items():
         assert types == {signatures[renamed.get(name, name)]}
+
+
+def test_the_kernel_of_the_known_answers_compiles():
+    """A kernel that names an attribute of a namespace does not type: it once did so unseen."""
+    found = compiler()
+    from numba import types
+    from tinyddpm.kernels.gpu.philox import encipher
+
+    words = types.Array(types.uint64, 2, "C")
+    assert "mul" in found.compile_kernel(encipher, (words, words))
+
+
+def test_a_launch_of_few_blocks_warns_of_nothing():
+    """Numba warns of grids of fewer than 128 blocks, unless it is asked not to."""
+    config = pytest.importorskip("numba").config
+    if config.ENABLE_CUDASIM:
+        pytest.skip("the simulator has no such warning")
+    from tinyddpm.kernels.gpu import fused_steps
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fused_steps.KERNELS[True].normal[1, 64].griddim == (1, 1, 1)
 
 
 def test_a_double_and_a_scalar_access_would_be_seen():

@@ -35,9 +35,7 @@ def test_gradients(case):
 
 @every_case
 def test_float32_stays_float32(case):
-    """Rounding 6e-8 an operation, a few hundred of them in a sum at most: 1e-4 of the largest
-    entry.
-    """
+    """Rounding is 6e-8 an operation, a few hundred in a sum: 1e-4 of the largest entry."""
     _, _, (y, grads) = answer(case)
     _, _, (small, small_grads) = answer(case, np.float32)
     assert small.dtype == np.float32
@@ -122,9 +120,7 @@ def test_large_inputs_do_not_overflow(dtype):
 
 
 def test_groupnorm_of_a_far_mean_keeps_its_precision():
-    """Deviations of 1 about a mean of 1000, in float32: E x^2 - (E x)^2 would lose all but one
-    digit.
-    """
+    """Deviations of 1 about a mean of 1000: E x^2 - (E x)^2 would lose all but one digit."""
     x, p = normals(2, 8, 8, 4), SimpleNamespace(w=np.ones(4), b=np.zeros(4))
     far = OPS.groupnorm(
         (x + 1000).astype(np.float32), SimpleNamespace(w=p.w.astype("f"), b=p.b.astype("f")), 2, []

@@ -1,6 +1,4 @@
-"""AdamW, EMA, clipping and the learning rate: the peer's answers, the formulas, and the seams of
-the blocks.
-"""
+"""AdamW, EMA, clipping and the learning rate: the peer's answers, formulas, the blocks' seams."""
 
 import math
 
@@ -51,7 +49,7 @@ def test_blocks_leave_no_seam(size, dtype, monkeypatch):
     def run():
         theta, grad, m, v, ema = vectors(size, 5, dtype)
         v = v * v
-        optim.adamw(theta, grad, m, v, 3, 0.01, 0.1)
+        optim.adamw(theta, grad, m, v, 3, 0.01, weight_decay=0.1)
         optim.ema_update(ema, theta, 5, 0.99)
         return theta, m, v, ema
 
@@ -69,7 +67,7 @@ def test_blocks_leave_no_seam(size, dtype, monkeypatch):
 def test_the_gradient_is_left_alone():
     theta, grad, m, v = vectors(50, 4)
     before = grad.copy()
-    optim.adamw(theta, grad, m, v * v, 1, 0.01, 0.1)
+    optim.adamw(theta, grad, m, v * v, 1, 0.01, weight_decay=0.1)
     assert np.array_equal(grad, before)
 
 

@@ -117,5 +117,5 @@ def test_the_unets_spec_gives_every_name_once():
         "conv_in.b",
         "down.0.blocks.1.norm2.w",
         "mid.first.attention.q.w",
-        "up.0.sample.w",
+        "up.0.resize.w",
     } <= set(names)

@@ -13,8 +13,8 @@ from support.gradients import (
     random_theta,
     run_net,
 )
+from support.peer_names import from_peer, peer_name
 
-from benchmarks.names import from_peer, peer_name
 from tinyddpm.errors import InputError
 from tinyddpm.nn import params
 from tinyddpm.nn.ops import Forget, Ops
@@ -180,9 +180,7 @@ def test_dropout_is_asked_once_a_block_with_its_shape():
 
 
 def test_every_norm_and_attention_gets_the_nets_settings():
-    """The peer's files have one head and the default tol, so these are watched on their way to the
-    operations.
-    """
+    """The peer's files have one head and the default tol, so these two are recorded here."""
     net, seen = NETS["three levels, groups of one"], []
 
     class Watched(Ops):
@@ -202,8 +200,7 @@ def test_every_norm_and_attention_gets_the_nets_settings():
 
 
 def test_every_parameter_matters():
-    """With random theta no parameter's gradient is 0 throughout, but for what softmax or a norm
-    takes off again.
+    """With random theta no gradient is all 0, but for what softmax or a norm takes off again.
 
     The bias of a key moves a row's scores alike; a bias before a norm of groups of one channel is
     its mean.

@@ -187,9 +187,8 @@ def check_optimiser(ops):
         if not np.isfinite(want_norm):
             continue
         factors = optim.adamw_factors(3, 2e-3, 0.1)
-        theta, m, v, ema = device
-        ops.adamw_ema(theta, dgrad, m, v, ema, scale, factors, 0.05)
-        REFERENCE.adamw_ema(vectors[0], grad, *vectors[1:], want_scale, factors, 0.05)
+        ops.adamw_ema(optim.Vectors(*device), dgrad, scale, factors, 0.05)
+        REFERENCE.adamw_ema(optim.Vectors(*vectors), grad, want_scale, factors, 0.05)
         for got, want in zip(device, vectors):
             near(ops.to_host(got), want, 64)
         assert [x.data.ptr for x in device] == pointers and np.array_equal(ops.to_host(dgrad), grad)

@@ -19,7 +19,7 @@ from tinyddpm.formulas import numpy_formulas
 from tinyddpm.nn import optim, params
 from tinyddpm.nn.device import FusedStep
 from tinyddpm.nn.ops import Forget, Ops
-from tinyddpm.nn.optim import AdamWFactors
+from tinyddpm.nn.optim import AdamWFactors, Vectors
 from tinyddpm.nn.unet import UNet
 
 U = 2.0**-24
@@ -123,7 +123,8 @@ def test_adamw_ema(size, layout, scale):
     expected = numpy_formulas.adamw(theta, grad * np.float32(scale), m, v, factors)
     average = numpy_formulas.average(ema, expected[0], weight)
     before = grad.copy()
-    SIM.adamw_ema(theta, grad, m, v, ema, np.float32([scale]), factors, weight)
+    vectors = Vectors(theta, m, v, ema)
+    SIM.adamw_ema(vectors, grad, np.float32([scale]), factors, weight)
     for got, want in zip((theta, m, v, ema), (*expected, average)):
         assert np.allclose(got, want, rtol=0, atol=16 * U * 4)
     assert np.array_equal(grad, before)
@@ -224,13 +225,17 @@ def test_im2col(k, stride, pad, channels, layout):
 def test_what_the_kernels_refuse():
     x, one = random(2, 8), np.ones(2, np.float32)
     c, factors = FusedStep(*[1] * 6), AdamWFactors(*[1] * 6)
+
+    def adamw(vectors, grad):
+        SIM.adamw_ema(vectors, grad, one[:1], factors, 1)
+
     refused = [
         (lambda: SIM.noised(x.astype(np.float64), x, one, one), "float32"),
         (lambda: SIM.noised(x, x[:, :4], one, one), "shape"),
         (lambda: SIM.noised(x, x, one[:1], one), "shape"),
         (lambda: SIM.reverse(x, x, x[:1], c), "shape"),
-        (lambda: SIM.adamw_ema(x[:, 0], one, one, one, one, one[:1], factors, 1), "contiguous"),
-        (lambda: SIM.adamw_ema(x[0], x[0], x[0], x[0], one, one[:1], factors, 1), "shape"),
+        (lambda: adamw(Vectors(x[:, 0], one, one, one), one), "contiguous"),
+        (lambda: adamw(Vectors(x[0], x[0], x[0], one), x[0]), "shape"),
         (lambda: SIM.normal((2, 3), step=2**32), "step"),
         (lambda: SIM.normal((2, 3), first_sample=2**32 - 1), "sample"),
         (lambda: SIM.normal((1, 4 * 16 * 65535 + 1)), "elements"),

@@ -1,1 +1,1 @@
-"""The network: operations and their backward, the parameters, the two architectures, the optimiser."""
+"""The networks: operations with their backward, parameters, two architectures, the optimiser."""

@@ -1,9 +1,10 @@
-"""Where arrays live, how noise is drawn, and the diffusion's and the optimiser's own steps: the
-reference backend.
+"""Where arrays live, and the steps of the diffusion and of the optimiser: the reference backend.
 
-Coefficients are numbers, or (B,) arrays that multiply a batch; a backend may fuse each method into
-one pass.
+The coefficients of a step are Python floats, or (B,) arrays that multiply a batch. A backend may
+fuse each method into one pass over its arrays.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,14 +13,24 @@ from ..formulas import numpy_formulas
 from . import optim
 
 
+class FusedStep(NamedTuple):
+    """The numbers of one reverse step, in the order in which `formulas.reverse` unpacks them."""
+
+    a_xt: float  # x0_hat = a_xt xt + a_prediction prediction
+    a_prediction: float
+    bound: float  # x0_hat is clipped to [-bound, bound]; inf where it is not clipped
+    c_x0: float  # x_s = c_x0 x0_hat + c_xt xt + sigma z
+    c_xt: float
+    sigma: float  # the standard deviation of the step's noise; 0 where it adds none
+
+
 class Steps:
-    """The part of a backend that knows no network."""
+    """The part of a backend that needs no network: arrays, noise, the fused steps."""
 
     name = "numpy"
-    xp = np
-    lazy = False  # whether reading a number off an array means waiting for a device
-    # into how many parts a batch is cut that run side by side; a device takes it whole
-    shards = 2
+    xp = np  # the module of its arrays
+    lazy = False  # whether reading a number from an array means waiting for a device
+    shards = 2  # into how many parts a batch is cut that run side by side; a device takes it whole
     formulas = numpy_formulas
 
     def asarray(self, host):
@@ -33,54 +44,98 @@ class Steps:
     # Random numbers.
 
     def normal(self, shape, seed=0, purpose=noise.EPS, step=0, first_sample=0):
-        """`noise.normal`: the same random words on every backend, normals within 4 units in the
-        last place.
+        """`noise.normal`: equal words on every backend, normals equal within 4 units in last place.
+
+        Args:
+            shape, seed, purpose, step, first_sample: as `noise.normal`'s.
+
+        Returns:
+            float32 of the given shape.
         """
         return noise.normal(shape, seed, purpose, step, first_sample, self.xp, self.formulas)
 
     def uniform(self, shape, seed=0, purpose=noise.EPS, step=0, first_sample=0):
-        """`noise.uniform`, float64: the same on every backend."""
+        """`noise.uniform`: the same on every backend.
+
+        Args:
+            shape, seed, purpose, step, first_sample: as `noise.normal`'s.
+
+        Returns:
+            float64 of the given shape.
+        """
         return noise.uniform(shape, seed, purpose, step, first_sample, self.xp, self.formulas)
 
     # The diffusion's steps.
 
-    def noised(self, x0, eps, signal, sigma):
-        """x_t = signal x_0 + sigma eps (Ho20 eq. 4); x0, eps (B, ...), signal, sigma (B,)."""
-        signal, sigma = (c.reshape(-1, *(1,) * (x0.ndim - 1)) for c in (signal, sigma))
-        return self.formulas.noised(x0, eps, signal, sigma)
+    def noised(self, x0, eps, c_x0, c_eps):
+        """x_t = c_x0 x_0 + c_eps eps (Ho20 eq. 4).
 
-    def noised_drawn(self, x0, signal, sigma, seed=0, purpose=noise.EPS, step=0, first_sample=0):
-        """(x_t, eps): `noised`, with the eps that `normal` draws with these arguments."""
-        eps = self.normal(x0.shape, seed, purpose, step, first_sample)
-        return self.noised(x0, eps, signal, sigma), eps
+        Args:
+            x0, eps: (B, ...), float32.
+            c_x0, c_eps: (B,), sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t) of each sample's t.
 
-    def reverse(self, xt, output, z, factors):
-        """x_s by `formulas.reverse` (Ho20 eq. 6-7, Song21a eq. 12).
-
-        factors: Python floats a_xt, a_output, bound (or inf), c_x0, c_xt, sigma; z is not looked at
-        where sigma is 0.
+        Returns:
+            x_t, like x0.
         """
-        return self.formulas.reverse(xt, output, z if factors[-1] else 0.0, *factors)
+        c_x0, c_eps = (c.reshape(-1, *(1,) * (x0.ndim - 1)) for c in (c_x0, c_eps))
+        return self.formulas.noised(x0, eps, c_x0, c_eps)
+
+    def noised_drawn(self, x0, c_x0, c_eps, seed=0, purpose=noise.EPS, step=0, first_sample=0):
+        """`noised`, with an eps that is drawn here.
+
+        Args:
+            x0, c_x0, c_eps: as `noised`'s.
+            seed, purpose, step, first_sample: as `normal`'s, which draws eps.
+
+        Returns:
+            (x_t, eps), both like x0.
+        """
+        eps = self.normal(x0.shape, seed, purpose, step, first_sample)
+        return self.noised(x0, eps, c_x0, c_eps), eps
+
+    def reverse(self, xt, prediction, z, c):
+        """x_s = c_x0 x0_hat + c_xt x_t + sigma z (Ho20 eq. 6-7; Song21a eq. 12).
+
+        Args:
+            xt: x_t, (B, ...), float32.
+            prediction: the network's output at x_t, like xt.
+            z: noise like xt; not read, and None will do, where c.sigma is 0.
+            c: a FusedStep.
+
+        Returns:
+            x_s, like xt.
+        """
+        return self.formulas.reverse(xt, prediction, z if c.sigma else 0.0, c)
 
     def reverse_drawn(
-        self, xt, output, factors, seed=0, purpose=noise.REVERSE, step=0, first_sample=0
+        self, xt, prediction, c, seed=0, purpose=noise.REVERSE, step=0, first_sample=0
     ):
-        """`reverse`, with the z that `normal` draws with these arguments; none is drawn where sigma
-        is 0.
+        """`reverse`, with a z that is drawn here, or none where c.sigma is 0.
+
+        Args:
+            xt, prediction, c: as `reverse`'s.
+            seed, purpose, step, first_sample: as `normal`'s, which draws z.
+
+        Returns:
+            x_s, like xt.
         """
-        z = self.normal(xt.shape, seed, purpose, step, first_sample) if factors[-1] else None
-        return self.reverse(xt, output, z, factors)
+        z = self.normal(xt.shape, seed, purpose, step, first_sample) if c.sigma else None
+        return self.reverse(xt, prediction, z, c)
 
     # The optimiser's steps, on flat vectors.
 
     def clip_scale(self, grad, limit):
-        """(scale, norm): the factor that brings grad's norm to at most `limit` (Pascanu13), and the
-        norm.
-        """
+        """(scale, norm): `optim.clip_scale`; scale grad has a norm of at most `limit`."""
         return optim.clip_scale(grad, limit)
 
-    def adamw_ema(self, theta, grad, m, v, ema, scale, factors):
-        """AdamW on scale grad and the average, in place; factors: `optim.adamw_factors` and
-        `optim.ema_weight`.
+    def adamw_ema(self, vectors, grad, scale, factors, ema_weight):
+        """One step of AdamW and one of the average, in place: `optim.update`.
+
+        Args:
+            vectors: optim.Vectors, changed in place.
+            grad: (P,), left as it is.
+            scale: what grad is multiplied by first, as `clip_scale` gives it.
+            factors: AdamWFactors.
+            ema_weight: as `optim.ema_weight` gives it.
         """
-        optim.update(theta, grad, m, v, ema, scale, factors[:-1], factors[-1])
+        optim.update(vectors, grad, scale, factors, ema_weight)

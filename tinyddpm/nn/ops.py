@@ -1,5 +1,4 @@
-"""Every differentiable operation and its backward, one under the other: the reference backend, in
-NumPy.
+"""Every differentiable operation and, under it, its backward: the reference backend, in NumPy.
 
 An operation holds no state. Forward puts what its backward needs on a last-in-first-out `tape`;
 backward takes it off, adds parameter gradients to the views `g` (the same names as `p`) and returns
@@ -9,23 +8,28 @@ override what they speed up.
 """
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .device import Steps
 
+Array = NDArray[Any]  # of NumPy, or of the backend's module
+
 
 class Forget:
-    """The tape of inference: it takes everything and keeps nothing."""
+    """The tape of inference: it keeps nothing that is put on it."""
 
     def append(self, item):
         """Drop the item."""
 
 
+Tape = list[Any] | Forget
+
+
 class Ops(Steps):
-    """The operations, on arrays of the module `xp`; this class is what every other backend is
-    tested against.
-    """
+    """The operations on arrays of the module `xp`; every other backend is tested against them."""
 
     # A block of unrolled patches should stay in cache between being written and being multiplied.
     block_bytes = 1 << 21
@@ -70,9 +74,7 @@ class Ops(Steps):
         return dx
 
     def pixel_sum(self, x):
-        """The sum over all but the first and last axis, (B, C), as a product with ones: faster than
-        sum.
-        """
+        """The sum over all but the first and last axis, (B, C); a product with ones beats `sum`."""
         rows = x.reshape(len(x), -1, x.shape[-1])
         return (self.xp.ones((1, rows.shape[1]), x.dtype) @ rows)[:, 0]
 
@@ -80,20 +82,28 @@ class Ops(Steps):
         """The sum of x y over the middle axis, both (B, S, C): (B, C)."""
         return self.xp.einsum("bsc,bsc->bc", x, y)
 
-    # Convolution: y[b,i,j,:] = b + sum_{u,v} x[b, s i + u - pad, s j + v - pad, :] w[u,v]; w (k, k,
-    # C, O).
+    # Convolution with w (k, k, C, O) and stride s:
+    # y[b,i,j,:] = b + sum_{u,v} x[b, s i + u - pad, s j + v - pad, :] w[u,v].
 
     def conv2d(self, x, p, tape, stride=1, pad=(1, 1), shift=None, onto=None):
-        """A k x k convolution by unrolled patches and a matrix product; pad = zeros (before, after)
-        each axis.
+        """A k x k convolution, as unrolled patches times a matrix.
 
-        What is to be added may be handed in, since a backend can add it on the way: shift, (B or 1,
-        O), the same at every pixel, and onto, an image like y. Their gradients are pixel_sum(dy)
-        and dy itself.
+        Args:
+            x: (B, H, W, C).
+            p: p.w (k, k, C, O) and p.b (O,).
+            tape: takes what conv2d_backward needs.
+            stride: the step between patches, along both axes.
+            pad: how many zeros stand before and after each axis.
+            shift: (B or 1, O), added at every pixel, or None; a backend can add it on the way. Its
+                gradient is pixel_sum(dy).
+            onto: like y, added too, or None; its gradient is dy.
+
+        Returns:
+            y, (B, H', W', O) with H' = (H + sum(pad) - k) // stride + 1, and W' likewise.
         """
         k = p.w.shape[0]
         size = [(n + sum(pad) - k) // stride + 1 for n in x.shape[1:3]]
-        padded = self._embed(x, [n + sum(pad) for n in x.shape[1:3]], pad[0], 1)
+        padded = self._pad_spread(x, [n + sum(pad) for n in x.shape[1:3]], pad[0], 1)
         tape.append((padded, p.w, stride, pad[0], x.shape))
         y = self._correlate(padded, p.w, stride, size)
         y += p.b
@@ -104,23 +114,19 @@ class Ops(Steps):
         return y
 
     def conv2d_backward(self, dy, g, tape):
-        """dw = patches^T dy; dx = the convolution of dy, its stride filled with zeros, with w
-        turned by 180.
-        """
+        """dw = patches^T dy; dx = dy, spread by the stride, convolved with w turned by 180."""
         padded, w, stride, before, shape = tape.pop()
         k, _, inputs, outputs = w.shape
         g.b += self.pixel_sum(dy).sum(axis=0)
         for part in self._parts(dy, k * k * inputs):
             patches = self._patches(padded[part], k, stride, dy.shape[1:3])
             g.w += (patches.T @ dy[part].reshape(-1, outputs)).reshape(w.shape)
-        spread = self._embed(dy, [n + k - 1 for n in shape[1:3]], k - 1 - before, stride)
+        spread = self._pad_spread(dy, [n + k - 1 for n in shape[1:3]], k - 1 - before, stride)
         turned = w[::-1, ::-1].swapaxes(2, 3)
         return self._correlate(spread, turned, 1, shape[1:3])
 
-    def _embed(self, x, size, before, step):
-        """x laid into zeros of the given size: its first pixel at `before`, its pixels `step`
-        apart.
-        """
+    def _pad_spread(self, x, size, before, step):
+        """x in zeros of the given size: its first pixel at `before`, its pixels `step` apart."""
         if tuple(size) == x.shape[1:3] and before == 0 and step == 1:
             return x
         B, H, W, C = x.shape
@@ -144,31 +150,39 @@ class Ops(Steps):
         return y
 
     def _parts(self, y, width):
-        """Slices of the batch whose patches, `width` numbers for each pixel of y, fill block_bytes
-        or less.
-        """
+        """Slices of the batch whose patches, `width` numbers a pixel of y, fit in block_bytes."""
         step = max(1, self.block_bytes // (math.prod(y.shape[1:3]) * width * y.dtype.itemsize))
         return [slice(b, b + step) for b in range(0, len(y), step)]
 
     def _patches(self, x, k, stride, size):
-        """im2col: the k x k patches of x as rows (B H W, k k C); the k pixels of a row lie side by
-        side in x.
-        """
+        """im2col: the k x k patches of x as rows, (B H W, k k C)."""
         B, _, _, C = x.shape
         if k == 1 and stride == 1:
             return x.reshape(-1, C)
         x = self.xp.ascontiguousarray(x)
         b, h, w, c = x.strides
+        # the k pixels of a patch's row lie side by side in x
         windows = self.xp.lib.stride_tricks.as_strided(
             x, (B, *size, k, k * C), (b, stride * h, stride * w, h, c)
         )
         return windows.reshape(-1, k * k * C)
 
-    # GroupNorm (Wu18 eq. 1-3): y = w (x - mean) / sqrt(var + tol) + b, over (H, W, C / groups) of
-    # each sample.
+    # GroupNorm (Wu18 eq. 1-3): y = w (x - mean) / sqrt(var + tol) + b; mean and variance are taken
+    # over (H, W, C / groups) of each sample.
 
     def groupnorm(self, x, p, groups, tape, tol=1e-6):
-        """Normalise each group of channels of each sample; x (B, ..., C), p.w and p.b (C,)."""
+        """Normalise each group of channels of each sample.
+
+        Args:
+            x: (B, ..., C).
+            p: p.w and p.b, (C,).
+            groups: how many, a divisor of C.
+            tape: takes what groupnorm_backward needs.
+            tol: added to the variance.
+
+        Returns:
+            y, like x.
+        """
         rows = x.reshape(len(x), -1, x.shape[-1])
         centred = rows - self._group_mean(self.pixel_sum(rows), groups, rows.shape[1])[:, None]
         square = self.pixel_dot(centred, centred)
@@ -179,9 +193,7 @@ class Ops(Steps):
         return y.reshape(x.shape)
 
     def groupnorm_backward(self, dy, g, tape):
-        """dx = inv (dn - mean(dn) - n mean(dn n)) with n = centred inv, dn = dy w; the means are
-        the groups'.
-        """
+        """dx = inv (dn - mean(dn) - n mean(dn n)), n = centred inv, dn = dy w; means of groups."""
         centred, inv, w, groups = tape.pop()
         pixels = centred.shape[1]
         rows = dy.reshape(centred.shape)
@@ -197,16 +209,19 @@ class Ops(Steps):
         return dx.reshape(dy.shape)
 
     def _group_mean(self, sums, groups, pixels):
-        """Sums over pixels (B, C) -> each group's mean over pixels and its channels, repeated: (B,
-        C).
-        """
+        """Sums over pixels (B, C) -> the mean of each channel's group, (B, C)."""
         B, C = sums.shape
         mean = sums.reshape(B, groups, -1).sum(axis=2) / sums.dtype.type(pixels * (C // groups))
         return mean.repeat(C // groups, axis=1)
 
     def groupnorm_silu(self, x, p, groups, tape, tol=1e-6):
-        """SiLU of GroupNorm: the pair before every convolution, one operation so that a backend may
-        fuse it.
+        """silu(groupnorm(x)): the pair before most convolutions, which a backend may fuse.
+
+        Args:
+            x, p, groups, tape, tol: as `groupnorm`'s.
+
+        Returns:
+            y, like x.
         """
         return self.silu(self.groupnorm(x, p, groups, tape, tol), tape)
 
@@ -214,13 +229,11 @@ class Ops(Steps):
         """SiLU's backward, then GroupNorm's."""
         return self.groupnorm_backward(self.silu_backward(dy, tape), g, tape)
 
-    # Softmax and attention (Vaswani17 eq. 1): y = softmax(q k^T / sqrt(d)) v, for each head of d
+    # Softmax, and attention (Vaswani17 eq. 1): y = softmax(q k^T / sqrt(d)) v for each head of d
     # channels.
 
     def softmax(self, x, tape):
-        """y = exp(x) / sum exp(x) over the last axis, shifted by its maximum so that nothing
-        overflows.
-        """
+        """y = exp(x) / sum exp(x) over the last axis; x less its maximum, so nothing overflows."""
         y = self.xp.exp(x - x.max(axis=-1, keepdims=True))
         y /= y.sum(axis=-1, keepdims=True)
         tape.append(y)
@@ -232,8 +245,15 @@ class Ops(Steps):
         return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
 
     def attention(self, q, k, v, heads, tape):
-        """Every token of (B, N, C) looks at every other, in each of `heads` equal parts of the
-        channels.
+        """Attention among the N tokens of each sample, in each of `heads` parts of the channels.
+
+        Args:
+            q, k, v: (B, N, C).
+            heads: how many, a divisor of C.
+            tape: takes what attention_backward needs.
+
+        Returns:
+            y, (B, N, C).
         """
         q, k, v = (self._split(x, heads) for x in (q, k, v))
         scale = q.dtype.type(1 / math.sqrt(q.shape[-1]))
@@ -282,7 +302,7 @@ class Ops(Steps):
         return dy[..., :n].copy(), dy[..., n:].copy()
 
     def upsample_conv2d(self, x, p, tape):
-        """conv2d(upsample(x)), one operation so that a backend may share the work of equal pixels."""
+        """conv2d(upsample(x)), in which a backend may share the work of equal pixels."""
         return self.conv2d(self.upsample(x, tape), p, tape)
 
     def upsample_conv2d_backward(self, dy, g, tape):
@@ -290,7 +310,7 @@ class Ops(Steps):
         return self.upsample_backward(self.conv2d_backward(dy, g, tape), tape)
 
     def dropout(self, x, mask, tape):
-        """x times a mask that holds 0 or 1 / (1 - rate) (Srivastava14); mask None is the identity."""
+        """x times a mask of 0 and 1 / (1 - rate) (Srivastava14); x itself for mask None."""
         tape.append(mask)
         return x if mask is None else x * mask
 
@@ -302,16 +322,12 @@ class Ops(Steps):
     # Embedding: y = w[label], one row for each class and the last for no class at all.
 
     def embedding(self, label, p, tape):
-        """Rows of w (classes + 1, width) for label (B,) ints, or (1,) for all alike; -1, the last
-        row, is no label.
-        """
+        """Rows of w (classes + 1, width) for label, (B,) or (1,) ints; -1, the last: no label."""
         tape.append(label)
         return p.w[label]
 
     def embedding_backward(self, dy, g, tape):
-        """dw[k] = the sum of dy over the samples with label k, as a product with their one-hot
-        rows.
-        """
+        """dw[k] = the sum of dy over the samples with label k: a product with one-hot rows."""
         label = tape.pop() % len(g.w)
         g.w += (self.xp.arange(len(g.w))[:, None] == label).astype(dy.dtype) @ dy
 
@@ -328,7 +344,16 @@ class Ops(Steps):
     # The loss: mean of weight (y - target)^2 (Ho20 eq. 14, per element).
 
     def mse(self, y, target, weight, tape):
-        """The mean over all elements of weight (y - target)^2; weight broadcasts, (B, 1, ...) or 1."""
+        """The mean over all elements of weight (y - target)^2.
+
+        Args:
+            y, target: (B, ...).
+            weight: a number, or an array that broadcasts to y, such as (B, 1, ..., 1).
+            tape: takes what mse_backward needs.
+
+        Returns:
+            A number, or an array () of the backend.
+        """
         error = y - target
         tape.append((error, weight))
         return (weight * error * error).mean()

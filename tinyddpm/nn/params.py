@@ -1,9 +1,8 @@
-"""A net's parameters, written down once: a spec gives the flat vector, its named views and its
-first values.
+"""A network's parameters: one spec gives the flat vector, its named views and its first values.
 
 A spec is a tree of dicts and lists whose leaves are `Param`s, or None for a part that is absent.
 `views` lays the same tree of names over a flat vector, so that `p.conv1.w` and `g.conv1.w` are
-windows on theta and its gradient, while optimiser, EMA and checkpoint see one array and know no
+windows on theta and its gradient, while optimiser, EMA and checkpoint see one array without
 names.
 """
 
@@ -18,28 +17,30 @@ from .. import noise
 
 @dataclass(frozen=True)
 class Param:
-    """One array of a net: its shape and the bound of its uniform first values; bound None means all
-    ones.
-    """
+    """One array of a network."""
 
-    shape: tuple
-    bound: float | None
+    shape: tuple[int, ...]
+    bound: float | None  # its first values are uniform in [-bound, bound]; None: they are ones
 
 
 def _weights(shape, fan_in, fan_out, gain):
-    """Uniform with variance gain / mean(fan_in, fan_out) (Ho20's code; Glorot10 eq. 12 for gain 1)."""
+    """Uniform of variance gain / mean(fan_in, fan_out): Ho20's code, Glorot10 eq. 12 at gain 1."""
     return Param(shape, math.sqrt(gain * 6 / (fan_in + fan_out)))
 
 
 def linear(inputs, outputs, gain=1.0):
-    """Spec of y = x w + b; gain 0 starts it at zero, as Ho20 does for the last layer of each
-    branch.
-    """
+    """Spec of y = x w + b; gain 0 starts it at zero, as Ho20 does for a branch's last layer."""
     return {"w": _weights((inputs, outputs), inputs, outputs, gain), "b": Param((outputs,), 0.0)}
 
 
 def conv(k, inputs, outputs, gain=1.0):
-    """Spec of a k x k convolution, weights (k, k, C, O)."""
+    """Spec of a k x k convolution.
+
+    Args:
+        k: the kernel's side.
+        inputs, outputs: the channels C and O of its weights (k, k, C, O).
+        gain: 0 starts it at zero.
+    """
     weights = _weights((k, k, inputs, outputs), k * k * inputs, k * k * outputs, gain)
     return {"w": weights, "b": Param((outputs,), 0.0)}
 
@@ -60,9 +61,7 @@ def norm(channels):
 
 
 def named(spec, prefix=""):
-    """The (name, Param) pairs of a spec in the order of the flat vector; names are dotted:
-    "down.0.conv1.w".
-    """
+    """The (name, Param) pairs of a spec in the flat vector's order; a name: "down.0.conv1.w"."""
     if isinstance(spec, Param):
         yield prefix, spec
     elif spec is not None:
@@ -77,8 +76,10 @@ def size(spec):
 
 
 def views(spec, flat):
-    """The spec's tree of names over `flat`, (size(spec),): namespaces and lists of windows, none a
-    copy.
+    """The spec's tree of names over `flat`, (size(spec),): its leaves are windows, not copies.
+
+    Raises:
+        ValueError: flat has another length.
     """
     if flat.shape != (size(spec),):
         raise ValueError(
@@ -101,9 +102,7 @@ def views(spec, flat):
 
 
 def init(spec, seed=0, dtype=np.float32):
-    """The first theta, (size(spec),): each parameter uniform within its bound, from Philox; norms
-    are ones.
-    """
+    """The first theta, (size(spec),): each parameter uniform within its bound, or ones."""
     theta = np.empty(size(spec), dtype)
     offset = 0
     for index, (_, param) in enumerate(named(spec)):

@@ -1,49 +1,56 @@
 """The U-Net of Ho et al. 2020 (Appendix B), by hand: spec, forward, backward.
 
 The same network as the field's UNet2DModel with the settings of ddpm-cifar10-32, in any width,
-depth and number of levels, heads and channels. Skip connections are a stack: forward pushes going
-down and pops going up; backward pushes going down the decoder and pops going up the encoder.
+depth and number of levels, heads and channels. Skip connections are a stack: forward pushes in the
+encoder and pops in the decoder; backward pushes in the decoder and pops in the encoder.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
+from types import SimpleNamespace
+from typing import Any
 
 from ..errors import InputError
+from ..settings import setting
 from . import params
+from .ops import Array, Ops, Tape
 
-PADS = {"right": (0, 1), "both": (1, 1)}
+PADS = {"right": (0, 1), "both": (1, 1)}  # zeros before and after each axis, at stride 2
 
 
 @dataclass(frozen=True)
 class UNet:
-    """A U-Net's shape: (B, H, W, channels) -> (B, H, W, out or channels), H and W multiples of
-    2^(levels - 1).
+    """A U-Net from (B, H, W, channels) to (B, H, W, out or channels).
 
-    base: channels of the first level; mults: each level's multiple of it; blocks: residual blocks a
-    level; attention: for each level, whether its blocks attend; pad: how the stride-2 convolutions
-    are padded, "right" (Ho20) or "both" sides; classes: how many labels it knows, 0 for none.
-    Raises InputError for a shape that cannot be built.
+    H and W are multiples of 2^(levels - 1). Raises InputError for sizes that cannot be built.
     """
 
-    channels: int = 1
-    base: int = 32
-    mults: tuple = (1, 2)
-    blocks: int = 2
-    attention: tuple = (False, True)
-    heads: int = 1
-    groups: int = 8
-    pad: str = "right"
-    tol: float = 1e-6
-    out: int | None = None
-    classes: int = 0
+    channels: int = 1  # of the images
+    base: int = setting(32, "channels of the first level (default: 24, or 32 from 16 pixels)")
+    mults: tuple[int, ...] = setting((1, 2), "each level's multiple of them", metavar="M")
+    blocks: int = setting(2, "residual blocks a level (default: 1, or 2 from 16 pixels)")
+    # for each level, whether its blocks attend
+    attention: tuple[bool, ...] = setting(
+        (False, True), "the levels that attend, from 0", metavar="LEVEL"
+    )
+    heads: int = setting(1, "attention heads (default: 1)")
+    groups: int = setting(8, "groups of GroupNorm (default: 8)")
+    # "right": Ho20's code; "both": at either side
+    pad: str = setting(
+        "right", "how stride-2 convolutions are padded (default: right)", choices=tuple(PADS)
+    )
+    tol: float = 1e-6  # what GroupNorm adds to the variance
+    out: int | None = None  # the output's channels; None: as many as channels
+    classes: int = 0  # how many labels it knows; 0: it takes none
 
     def __post_init__(self):
         out = self.channels if self.out is None else self.out
         sizes = (self.channels, self.base, *self.mults, self.blocks, self.heads, self.groups, out)
         if not self.mults or not all(isinstance(n, Integral) and n >= 1 for n in sizes):
             raise InputError(
-                "a U-Net needs whole numbers of at least 1, and at least one level, in channels, base, "
-                f"mults, blocks, heads, groups and out; got {self}"
+                "a U-Net needs whole numbers of at least 1, and at least one level, in channels, "
+                f"base, mults, blocks, heads, groups and out; got {self}"
             )
         widths = [self.base * m for m in self.mults]
         if len(self.attention) != len(self.mults):
@@ -52,7 +59,8 @@ class UNet:
             )
         if self.base < 4 or self.base % 2:
             raise InputError(
-                f"base must be even and at least 4 (it is also the time embedding's size): {self.base}"
+                "base must be even and at least 4 "
+                f"(it is also the time embedding's size): {self.base}"
             )
         if any(w % self.groups for w in [self.base, *widths]):
             raise InputError(
@@ -61,28 +69,27 @@ class UNet:
         attending = [w for w, attends in zip(widths, self.attention) if attends] + widths[-1:]
         if any(w % self.heads for w in attending):
             raise InputError(
-                f"heads = {self.heads} must divide the channels of the levels that attend {attending}"
+                f"heads = {self.heads} must divide the channels of the levels that attend "
+                f"{attending}"
             )
         if not isinstance(self.classes, Integral) or self.classes < 0:
             raise InputError(f"classes must be a whole number of at least 0, got {self.classes!r}")
         if self.pad not in PADS:
             raise InputError(f"pad must be one of {', '.join(PADS)}, got {self.pad!r}")
 
-    def check_size(self, height, width):
+    def check_size(self, height: int, width: int) -> None:
         """Raises InputError unless both sides halve evenly at every level."""
         factor = 2 ** (len(self.mults) - 1)
         if height < 1 or width < 1 or height % factor or width % factor:
             raise InputError(
-                f"images of {height} x {width} do not halve {len(self.mults) - 1} times: both sides must "
-                f"be multiples of {factor} (pad them, or ask for fewer levels)"
+                f"images of {height} x {width} do not halve {len(self.mults) - 1} times: both "
+                f"sides must be multiples of {factor} (pad them, or ask for fewer levels)"
             )
 
-    # The spec: every parameter of the net, once.
+    # The spec: every parameter of the network, once.
 
-    def spec(self):
-        """The tree of parameters; the last convolution of every branch starts at zero, as in Ho20's
-        code.
-        """
+    def spec(self) -> dict[str, Any]:
+        """The tree of parameters (`params`); as in Ho20's code, branches end in zeros at first."""
         widths = [self.base * m for m in self.mults]
         width, skips, down, up = self.base, [self.base], [], []
         for i, (w, attends) in enumerate(zip(widths, self.attention)):
@@ -92,7 +99,7 @@ class UNet:
                 width = w
                 skips.append(w)
             last = i == len(widths) - 1
-            down.append({"blocks": level, "sample": None if last else params.conv(3, w, w)})
+            down.append({"blocks": level, "resize": None if last else params.conv(3, w, w)})
             skips += [] if last else [w]
         mid = {
             "first": self._block_spec(width, width, True),
@@ -103,7 +110,7 @@ class UNet:
             for _ in range(self.blocks + 1):
                 level.append(self._block_spec(width + skips.pop(), w, attends))
                 width = w
-            up.append({"blocks": level, "sample": None if i == 0 else params.conv(3, w, w)})
+            up.append({"blocks": level, "resize": None if i == 0 else params.conv(3, w, w)})
         return {
             "time1": params.linear(self.base, 4 * self.base),
             "time2": params.linear(4 * self.base, 4 * self.base),
@@ -136,24 +143,41 @@ class UNet:
             "out": params.linear(width, width, gain=0.0),
         }
 
-    # The whole net.
+    # The whole network.
 
-    def forward(self, ops, p, x, t, tape, drop=None, label=None):
-        """The net's output for x (B, H, W, C) at t, (B,), or (1,) for one t throughout (then
-        nothing is taped).
+    def forward(
+        self,
+        ops: Ops,
+        p: SimpleNamespace,
+        x: Array,
+        t: Array,
+        tape: Tape,
+        drop: Callable[..., Array] | None = None,
+        label: Array | None = None,
+    ) -> Array:
+        """The network's output.
 
-        drop: a callable (shape, dtype) -> dropout mask, asked once a block, or None; label: (B,) or
-        (1,) ints, -1 or None for no class.
+        Args:
+            ops: the backend.
+            p: the parameters, `params.views` of theta.
+            x: (B, H, W, C).
+            t: (B,), or (1,) for one t throughout, which only a Forget takes.
+            tape: a list, for `backward`, or a Forget.
+            drop: a callable (shape, dtype) -> dropout mask, called once a block, or None.
+            label: (B,) or (1,) ints, -1 for no class; None: no class at all.
+
+        Returns:
+            (B, H, W, out or channels).
         """
-        e = self._embed(ops, p, x, t, tape, label)
+        e = self._embed_time(ops, p, x, t, tape, label)
         h = ops.conv2d(x, p.conv_in, tape)
         skips = [h]
         for level in p.down:
             for block in level.blocks:
                 h = self._block(ops, block, h, e, tape, drop)
                 skips.append(h)
-            if level.sample:
-                h = ops.conv2d(h, level.sample, tape, stride=2, pad=PADS[self.pad])
+            if level.resize:
+                h = ops.conv2d(h, level.resize, tape, stride=2, pad=PADS[self.pad])
                 skips.append(h)
         h = self._block(ops, p.mid.first, h, e, tape, drop)
         h = self._block(ops, p.mid.second, h, e, tape, drop)
@@ -161,19 +185,30 @@ class UNet:
             for block in level.blocks:
                 h = ops.concat(h, skips.pop(), tape)
                 h = self._block(ops, block, h, e, tape, drop)
-            if level.sample:
-                h = ops.upsample_conv2d(h, level.sample, tape)
+            if level.resize:
+                h = ops.upsample_conv2d(h, level.resize, tape)
         h = ops.groupnorm_silu(h, p.norm_out, self.groups, tape, self.tol)
         return ops.conv2d(h, p.conv_out, tape)
 
-    def backward(self, ops, g, dy, tape):
-        """Adds every parameter's gradient to g, empties the tape and returns dx."""
+    def backward(self, ops: Ops, g: SimpleNamespace, dy: Array, tape: list[Any]) -> Array:
+        """The gradients of the parameters, added to g, and that of x, returned.
+
+        Args:
+            ops: the backend.
+            g: `params.views` of the gradient.
+            dy: like the output.
+            tape: what `forward` put there; empty afterwards.
+
+        Returns:
+            dx, like x.
+        """
         dh = ops.conv2d_backward(dy, g.conv_out, tape)
         dh = ops.groupnorm_silu_backward(dh, g.norm_out, tape)
-        dskips, de = [], []
+        dskips: list[Array] = []
+        de: list[Array] = []
         for level in reversed(g.up):
-            if level.sample:
-                dh = ops.upsample_conv2d_backward(dh, level.sample, tape)
+            if level.resize:
+                dh = ops.upsample_conv2d_backward(dh, level.resize, tape)
             for block in reversed(level.blocks):
                 dh = self._block_backward(ops, block, dh, de, tape)
                 dh, dskip = ops.concat_backward(dh, tape)
@@ -181,34 +216,31 @@ class UNet:
         dh = self._block_backward(ops, g.mid.second, dh, de, tape)
         dh = self._block_backward(ops, g.mid.first, dh, de, tape)
         for level in reversed(g.down):
-            if level.sample:
+            if level.resize:
                 dh += dskips.pop()
-                dh = ops.conv2d_backward(dh, level.sample, tape)
+                dh = ops.conv2d_backward(dh, level.resize, tape)
             for block in reversed(level.blocks):
                 dh += dskips.pop()
                 dh = self._block_backward(ops, block, dh, de, tape)
         dh += dskips.pop()
         dx = ops.conv2d_backward(dh, g.conv_in, tape)
-        self._embed_backward(ops, g, sum(de), tape)
+        self._embed_time_backward(ops, g, sum(de), tape)
         assert not tape
         return dx
 
     # Its parts.
 
-    def _embed(self, ops, p, x, t, tape, label):
-        """t -> e (B, 4 base): sines, two layers, the label's row; every block begins with a SiLU,
-        taken here, once.
-        """
+    def _embed_time(self, ops, p, x, t, tape, label):
+        """t and label -> e (B, 4 base), after the SiLU with which every block would begin."""
         sines = ops.time_embedding(t, self.base, x.dtype)
         e = ops.silu(ops.linear(sines, p.time1, tape), tape)
         e = ops.linear(e, p.time2, tape)
         if p.label:
-            e = e + ops.embedding(
-                params.no_label(ops.xp) if label is None else label, p.label, tape
-            )
+            label = params.no_label(ops.xp) if label is None else label
+            e = e + ops.embedding(label, p.label, tape)
         return ops.silu(e, tape)
 
-    def _embed_backward(self, ops, g, de, tape):
+    def _embed_time_backward(self, ops, g, de, tape):
         de = ops.silu_backward(de, tape)
         if g.label:
             ops.embedding_backward(de, g.label, tape)
@@ -216,9 +248,7 @@ class UNet:
         ops.linear_backward(ops.silu_backward(de, tape), g.time1, tape)
 
     def _block(self, ops, p, x, e, tape, drop):
-        """x + conv(silu(norm(conv(silu(norm(x))) + e w))), with a 1 x 1 convolution on x where
-        channels change.
-        """
+        """short + conv(silu(norm(conv(silu(norm(x))) + e w))); short: x, with the new channels."""
         short = x if p.short is None else ops.conv2d(x, p.short, tape, pad=(0, 0))
         h = ops.groupnorm_silu(x, p.norm1, self.groups, tape, self.tol)
         h = ops.conv2d(h, p.conv1, tape, shift=ops.linear(e, p.time, tape))
@@ -228,7 +258,7 @@ class UNet:
         return h if p.attention is None else self._attend(ops, p.attention, h, tape)
 
     def _block_backward(self, ops, g, dy, de, tape):
-        """dx; what the embedding gets is appended to the list de."""
+        """dx; the block's part of the gradient of e is appended to the list de."""
         dy = dy if g.attention is None else self._attend_backward(ops, g.attention, dy, tape)
         dh = ops.conv2d_backward(dy, g.conv2, tape)
         dh = ops.dropout_backward(dh, tape)
@@ -242,9 +272,8 @@ class UNet:
 
     def _attend(self, ops, p, x, tape):
         """x + out(attention(q, k, v)) of its normalised pixels, read as H W tokens."""
-        tokens = ops.groupnorm(x, p.norm, self.groups, tape, self.tol).reshape(
-            len(x), -1, x.shape[-1]
-        )
+        normalised = ops.groupnorm(x, p.norm, self.groups, tape, self.tol)
+        tokens = normalised.reshape(len(x), -1, x.shape[-1])
         q, k, v = (ops.linear(tokens, layer, tape) for layer in (p.q, p.k, p.v))
         h = ops.linear(ops.attention(q, k, v, self.heads, tape), p.out, tape)
         return x + h.reshape(x.shape)

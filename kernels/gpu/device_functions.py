@@ -1,5 +1,4 @@
-"""What a CUDA kernel calls on the device: the formulas, and loads and stores of four floats at
-once.
+"""The functions that CUDA kernels call: the formulas, and loads and stores of four floats.
 
 Under Numba's simulator (NUMBA_ENABLE_CUDASIM=1, read when Numba is imported) the same names stand
 for plain Python, because a simulated kernel is an interpreted one and knows neither libdevice nor
@@ -9,11 +8,13 @@ intrinsics.
 import numpy as np
 from numba import config, cuda
 
-from tinyddpm.formulas import make, make_norm, product
+from tinyddpm.formulas import Arithmetic, make, make_norm, product
 
 from .. import polynomials
 from . import toolkit
 
+# A batch of eight is eight blocks for some kernels: Numba would warn of each such launch.
+config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 SIMULATED = bool(config.ENABLE_CUDASIM)
 ZERO = np.float32(0)
 # Flat indices are unsigned all through: for a signed one Numba asks at every access whether it is
@@ -22,8 +23,9 @@ ONE, TWO, THREE, FOUR = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
 
 
 def device(function):
-    """Compile for the device. Without fastmath, so that a NaN stays one; products and sums are
-    fused regardless.
+    """Compile a function that kernels call.
+
+    Without fastmath, so that a NaN stays one; products and sums are fused all the same.
     """
     return cuda.jit(function, device=True)
 
@@ -88,9 +90,7 @@ else:
 
     @device
     def f32(u):
-        """A word below 2**32 as a float32, by the 32-bit conversion: the 64-bit one is many
-        instructions.
-        """
+        """A word below 2**32 as a float32, by 32 bits: the conversion of 64 is long."""
         return np.float32(np.uint32(u))
 
     @device
@@ -109,9 +109,7 @@ else:
         return libdevice.fast_fdividef(np.float32(1), x)
 
     def multiply(a, b):
-        """formulas.product in words of 32 bits: one instruction of the card, where the 64-bit text
-        takes two.
-        """
+        """formulas.product in words of 32 bits: one instruction, where that of 64 takes two."""
         a, b = np.int32(a), np.int32(b)
         return np.uint32(libdevice.umulhi(a, b)), np.uint32(a * b)
 
@@ -124,9 +122,7 @@ else:
 
     @intrinsic
     def load4(typing, x, i):
-        """x[i : i + 4] of a flat float32 array in one 16-byte load; x[i] must lie on a multiple of
-        16 bytes.
-        """
+        """x[i : i + 4] in one 16-byte load; x: flat float32, x[i] at a multiple of 16 bytes."""
 
         def generate(context, builder, signature, args):
             vector = builder.load(_address(context, builder, signature, args), align=16)
@@ -137,7 +133,7 @@ else:
 
     @intrinsic
     def store4(typing, x, i, a, b, c, d):
-        """x[i : i + 4] = a, b, c, d in one 16-byte store; x[i] must lie on a multiple of 16 bytes."""
+        """x[i : i + 4] = a, b, c, d in one 16-byte store; x[i] at a multiple of 16 bytes."""
 
         def generate(context, builder, signature, args):
             vector = ir.Constant(VECTOR, ir.Undefined)
@@ -150,18 +146,18 @@ else:
 
 
 circle = polynomials.make(device, fma, bits, value, whole, select)
-formulas = make(
-    device, f32, circle.log, sqrt, circle.cospi, circle.sinpi, minimum, maximum, multiply
+arithmetic = Arithmetic(
+    f32, circle.log, sqrt, circle.cospi, circle.sinpi, minimum, maximum, multiply
 )
+formulas = make(device, arithmetic)
 norm_formulas = make_norm(device, exp, reciprocal)
 
 
 def access(wide):
-    """(load, store) of four neighbouring values: in 16 bytes where `wide`, else one by one, as many
-    as are `left`.
+    """(load, store) of four neighbouring values, at once where `wide`, else one by one.
 
-    load(x, i, left, fill) -> four values, those beyond `left` being `fill`; store(x, i, left, a, b,
-    c, d).
+    load(x, i, left, fill) -> four values, those beyond `left` being `fill`;
+    store(x, i, left, a, b, c, d) writes no more than `left`.
     """
     if wide:
 

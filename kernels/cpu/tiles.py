@@ -1,0 +1,224 @@
+"""The innermost loops of the convolutions on a CPU: matrix products held in registers, float32.
+
+A tile keeps `PIXELS` x `VECTORS` vectors of sums in registers; each of its steps takes one weight
+vector a column and one input value a pixel, spread over a vector (Goto08, "Anatomy of
+high-performance matrix multiplication"). Its shape follows the CPU's vector width and number of
+registers. The tiles are written in LLVM's instructions, so that the sums stay in registers whatever
+a compiler makes of loops. In their arguments, x0, w0, y0 and the like are where in a flat array a
+tile begins.
+"""
+
+from itertools import chain
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import config, types
+from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
+from numba.extending import intrinsic
+
+
+def _tile_shape():
+    """(floats in a vector, vectors in a tile's row, pixels in a tile) for Numba's target CPU.
+
+    Of R registers V hold weights, one the spread input value and the rest sums: pixels = (R - 1 -
+    V) / V. Twelve pixels are the most whose addresses an x86 CPU still holds in its general
+    registers.
+    """
+    features = config.CPU_FEATURES if config.CPU_FEATURES is not None else get_host_cpu_features()
+    arm = llvm.get_process_triple().split("-")[0] in ("aarch64", "arm64")
+    lanes, vectors, registers = 4, 2, 16
+    if arm:
+        lanes, vectors, registers = 4, 4, 32
+    elif "+avx512f" in features:
+        lanes, vectors, registers = 16, 2, 32
+    elif "+avx" in features:
+        lanes, vectors, registers = 8, 2, 16
+    return lanes, vectors, min(12, (registers - 1 - vectors) // vectors)
+
+
+LANES, VECTORS, PIXELS = _tile_shape()
+WIDE = LANES * VECTORS  # output channels of a full tile
+
+FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+VECTOR = ir.VectorType(FLOAT, LANES)
+
+
+class Emitter:
+    """Writes the instructions that all tiles need: addresses, vector loads and stores, sums."""
+
+    def __init__(self, context, builder, signature, args):
+        self.builder = builder
+        self.args = [
+            context.make_array(kind)(context, builder, arg).data
+            if isinstance(kind, types.Array)
+            else arg
+            for kind, arg in zip(signature.args, args)
+        ]
+        kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
+        self.fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
+        self.lane = ir.Constant(ir.VectorType(INT32, LANES), [0] * LANES)
+
+    def loop(self, count):
+        """A loop over 0..count - 1, as a context manager whose `index` is an int64."""
+        return cgutils.for_range(self.builder, count, intp=INT64)
+
+    def whole(self, n):
+        """A Python int as an int64; any other value as it is."""
+        return ir.Constant(INT64, n) if isinstance(n, int) else n
+
+    def add(self, a, b):
+        """a + b of int64 values, either of which may be a Python int."""
+        return self.builder.add(self.whole(a), self.whole(b))
+
+    def mul(self, a, b):
+        """a b of int64 values, either of which may be a Python int."""
+        return self.builder.mul(self.whole(a), self.whole(b))
+
+    def at(self, pointer, *offsets):
+        """The address that lies so many elements behind a pointer."""
+        for offset in offsets:
+            pointer = self.builder.gep(pointer, [self.whole(offset)])
+        return pointer
+
+    def entry(self, table, index):
+        """A table's int32 entry, as an int64."""
+        return self.builder.sext(self.builder.load(self.at(table, index)), INT64)
+
+    def load(self, pointer):
+        """The vector at an address."""
+        return self.builder.load(self.builder.bitcast(pointer, VECTOR.as_pointer()), align=4)
+
+    def load_columns(self, pointer, columns):
+        """So many vectors that lie side by side."""
+        return [self.load(self.at(pointer, v * LANES)) for v in range(columns)]
+
+    def store(self, vector, pointer):
+        """Write a vector to an address."""
+        self.builder.store(vector, self.builder.bitcast(pointer, VECTOR.as_pointer()), align=4)
+
+    def spread(self, pointer):
+        """The number at an address, in every lane of a vector."""
+        nothing = ir.Constant(VECTOR, ir.Undefined)
+        one = self.builder.insert_element(
+            nothing, self.builder.load(pointer), ir.Constant(INT32, 0)
+        )
+        return self.builder.shuffle_vector(one, nothing, self.lane)
+
+    def sums(self, rows, columns):
+        """rows x columns vectors that the compiler will keep in registers."""
+        return [
+            [cgutils.alloca_once(self.builder, VECTOR) for _ in range(columns)] for _ in range(rows)
+        ]
+
+    def clear(self, sums):
+        """Set every sum to zero."""
+        for each in chain.from_iterable(sums):
+            self.builder.store(ir.Constant(VECTOR, None), each)
+
+    def accumulate(self, sums, rows, columns):
+        """sums[r][c] += rows[r] columns[c], where `rows` are the addresses of numbers."""
+        for pointer, row in zip(rows, sums):
+            value = self.spread(pointer)
+            for vector, each in zip(columns, row):
+                total = self.builder.call(self.fma, [value, vector, self.builder.load(each)])
+                self.builder.store(total, each)
+
+
+def correlate_tile(pixels, columns):
+    """The tile of a convolution: y[q] = bias + base[q] + sum_{r, k} x[q, r xrow + k] w[r run + k].
+
+    Pixel q of an array starts at the entry q of its table; q takes `pixels` values from `first` on,
+    the output channels `columns` vectors from o0 on, whose weights are the packed panel that starts
+    at w0.
+    """
+
+    @intrinsic
+    def tile(typing, x, xoff, xrow, rows, run, w, w0, bias, base, boff, y, yoff, first, o0):
+        def generate(context, builder, signature, args):
+            e = Emitter(context, builder, signature, args)
+            x, xoff, xrow, rows, run, w, w0, bias, base, boff, y, yoff, first, o0 = e.args
+            places, sums = [e.add(first, p) for p in range(pixels)], e.sums(pixels, columns)
+            for place, row in zip(places, sums):
+                under = e.at(base, e.entry(boff, place), o0)
+                for v, each in enumerate(row):
+                    start = e.load(e.at(bias, o0, v * LANES))
+                    start = builder.fadd(start, e.load(e.at(under, v * LANES)))
+                    builder.store(start, each)
+            starts = [e.at(x, e.entry(xoff, place)) for place in places]
+            with e.loop(rows) as r:
+                inputs = [e.at(start, e.mul(r.index, xrow)) for start in starts]
+                panel = e.at(w, w0, e.mul(e.mul(r.index, run), columns * LANES))
+                with e.loop(run) as k:
+                    weights = e.load_columns(e.at(panel, e.mul(k.index, columns * LANES)), columns)
+                    e.accumulate(sums, [e.at(row, k.index) for row in inputs], weights)
+            for place, row in zip(places, sums):
+                out = e.at(y, e.entry(yoff, place), o0)
+                for v, each in enumerate(row):
+                    e.store(builder.load(each), e.at(out, v * LANES))
+            return context.get_dummy_value()
+
+        kinds = x, xoff, xrow, rows, run, w, w0, bias, base, boff, y, yoff, first, o0
+        return types.void(*kinds), generate
+
+    return tile
+
+
+def outer_tile(terms, columns):
+    """The tile of a weight gradient: dw[m] += sum_{q < n} x[q, m] panel[q], for m < terms.
+
+    x[q, m] stands at xoff[first + q] + x0 + m; panel holds `columns` vectors of output channels for
+    each pixel, from p0 on; dw[m] starts at d0 + m step.
+    """
+
+    @intrinsic
+    def tile(typing, x, xoff, x0, first, n, panel, p0, dw, d0, step):
+        def generate(context, builder, signature, args):
+            e = Emitter(context, builder, signature, args)
+            x, xoff, x0, first, n, panel, p0, dw, d0, step = e.args
+            sums = e.sums(terms, columns)
+            e.clear(sums)
+            x, panel, xoff = e.at(x, x0), e.at(panel, p0), e.at(xoff, first)
+            with e.loop(n) as q:
+                inputs = e.at(x, e.entry(xoff, q.index))
+                slopes = e.load_columns(e.at(panel, e.mul(q.index, columns * LANES)), columns)
+                e.accumulate(sums, [e.at(inputs, m) for m in range(terms)], slopes)
+            for m, row in enumerate(sums):
+                for v, each in enumerate(row):
+                    place = e.at(dw, d0, e.mul(step, m), v * LANES)
+                    e.store(builder.fadd(e.load(place), builder.load(each)), place)
+            return context.get_dummy_value()
+
+        return types.void(x, xoff, x0, first, n, panel, p0, dw, d0, step), generate
+
+    return tile
+
+
+def product_tile(pixels, columns):
+    """The tile of a matrix product: y[q, :] = sum_k x[q, k] w[k, :].
+
+    q takes `pixels` values from `first` on, the columns of y are `columns` vectors from y0 on;
+    x (n, depth) and y (n, width) are whole and w is a packed panel from w0 on.
+    """
+
+    @intrinsic
+    def tile(typing, x, x0, depth, w, w0, y, y0, width, first):
+        def generate(context, builder, signature, args):
+            e = Emitter(context, builder, signature, args)
+            x, x0, depth, w, w0, y, y0, width, first = e.args
+            sums = e.sums(pixels, columns)
+            e.clear(sums)
+            places = [e.add(first, p) for p in range(pixels)]
+            inputs, panel = [e.at(x, x0, e.mul(place, depth)) for place in places], e.at(w, w0)
+            with e.loop(depth) as k:
+                weights = e.load_columns(e.at(panel, e.mul(k.index, columns * LANES)), columns)
+                e.accumulate(sums, [e.at(row, k.index) for row in inputs], weights)
+            for place, row in zip(places, sums):
+                out = e.at(y, y0, e.mul(place, width))
+                for v, each in enumerate(row):
+                    e.store(builder.load(each), e.at(out, v * LANES))
+            return context.get_dummy_value()
+
+        return types.void(x, x0, depth, w, w0, y, y0, width, first), generate
+
+    return tile
