@@ -54,7 +54,7 @@ setup(
             "pytest-xdist>=3.5",
             "hypothesis>=6.100",
             "scipy>=1.11",
-            "ruff>=0.6",
+            "ruff~=0.17.6",
             "mypy>=1.11",
             "numba>=0.68",
             "setuptools>=77",

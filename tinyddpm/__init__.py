@@ -66,7 +66,7 @@ from .likelihood import Bound, bits_per_dim
 from .model import Model
 from .nn.mlp import MLP
 from .nn.unet import UNet
-from .noise import normal
+from .noise import Noise, normal
 from .process import (
     eps_from_score,
     eps_from_v,
@@ -87,7 +87,7 @@ from .process import (
 from .runs.load import load
 from .runs.run import resume, train
 from .runs.sample import sample
-from .samplers import Noise, PredictorCorrector, ancestral, ddim, langevin
+from .samplers import PredictorCorrector, ancestral, ddim, langevin
 from .schedule import Schedule, cosine, from_alpha_bar, linear, sigmoid, spaced
 from .settings import Recipe, Sampling
 from .solvers import decode, dpmpp_2m, encode, euler, heun

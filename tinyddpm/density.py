@@ -5,15 +5,11 @@ Song21b eq. 13 in the time tau = -log alpha_bar (d tau = beta dt) carries data, 
     dx / dtau = f(x, tau) = -1/2 (x + score),        score = -eps_hat / sqrt(1 - alpha_bar)
     log p(x_0) = log N(x_T; 0, I) + integral of div f dtau                       (Song21b eq. 39)
 
-That is the change of variables: where the flow spreads (div f > 0), density is thinned out on the
-way to noise. It is no bound: up to the solver's error it is the density that sampling draws from.
-
-Theis16      A note on the evaluation of generative models, arXiv:1511.01844
-Grathwohl19  FFJORD: free-form continuous dynamics, arXiv:1810.01367
+That is the change of variables (Grathwohl19): where div f > 0, the density decreases along the
+flow. It is no bound: up to the solver's error it is the density that sampling draws from.
 """
 
 import math
-from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -21,10 +17,11 @@ import numpy as np
 
 from . import noise as counter_noise
 from .errors import InputError
+from .noise import Noise
 from .process import Array, score_from_eps
-from .samplers import Noise, Steps, draw, times
+from .samplers import Steps, draw, times
 from .schedule import Schedule
-from .solvers import heun_step
+from .solvers import heun_step, ode_slope
 
 DIVERGENCES = ("exact", "hutchinson")
 
@@ -69,8 +66,7 @@ def log_likelihood(
     _check(denoise, s, x0, divergence, probes)
     exact = divergence == "exact"
     signs = None if exact else [_signs(denoise, x0, noise, k) for k in range(probes)]
-    flow = partial(_flow, denoise, s, signs)
-    xT, spread = _integrate(flow, -np.log(s.alpha_bar), x0, times(s, steps)[::-1])
+    xT, spread = _integrate(denoise, s, signs, x0, times(s, steps)[::-1])
     prior = -0.5 * (_sum(xT**2) + x0[0].size * math.log(2 * math.pi))
     logs = [prior + part for part in spread]
     log_p = sum(logs) / len(logs)
@@ -92,21 +88,22 @@ def _flow(denoise, s, signs, x, t):
         score = score_from_eps(s, t, eps_hat)
         traces.append(_sum(u * score_from_eps(s, t, product)))
     traces = [sum(traces)] if signs is None else traces
-    return -0.5 * (x + score), [-0.5 * (x[0].size + trace) for trace in traces]
+    return -ode_slope(x, score), [-0.5 * (x[0].size + trace) for trace in traces]
 
 
-def _integrate(flow, tau, x, times):
-    """x carried by flow to times[-1], and the integrals of its divergences over d tau.
+def _integrate(denoise, s, signs, x, times):
+    """x carried along the ODE to times[-1], and the integrals of its divergences over d tau.
 
-    tau is a table over t. flow is called about x_0 at t = 1, since there is no t = 0.
+    The first step is Euler's, with x_0 evaluated at t = 1, since there is no t = 0.
     """
-    f, div = flow(x, times[0])
+    tau = -np.log(s.alpha_bar)
+    f, div = _flow(denoise, s, signs, x, times[0])
     h = float(tau[times[0]])
     x, spread = x + h * f, [h * part for part in div]
     for t, t_next in pairwise(times):
         h = float(tau[t_next] - tau[t])
-        f, div = flow(x, t)
-        f_ahead, div_ahead = flow(x + h * f, t_next)
+        f, div = _flow(denoise, s, signs, x, t)
+        f_ahead, div_ahead = _flow(denoise, s, signs, x + h * f, t_next)
         x = heun_step(x, h, f, f_ahead)
         spread = [heun_step(total, h, a, b) for total, a, b in zip(spread, div, div_ahead)]
     return x, spread

@@ -8,17 +8,9 @@ import numpy as np
 
 from . import noise as counter_noise
 from .errors import InputError
+from .noise import Noise
 from .process import Array, q_sample
-from .samplers import (
-    Denoiser,
-    Noise,
-    Steps,
-    Watch,
-    ancestral_coefficients,
-    draw,
-    reverse_step,
-    times,
-)
+from .samplers import Denoiser, Steps, Watch, ancestral_coefficients, draw, reverse_step, times
 from .schedule import Schedule
 from .solvers import ODE_STEPS, decode, encode
 

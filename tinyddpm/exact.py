@@ -10,9 +10,6 @@ Song21b below eq. 13):
 
 Each class is a denoiser like a network, (xt, t) -> eps_hat, so every sampler and likelihood can be
 tested against the truth.
-
-Efron11      Tweedie's formula and selection bias
-Karras22     Elucidating the design space of diffusion-based generative models, arXiv:2206.00364
 """
 
 import math
@@ -24,7 +21,7 @@ from numpy.typing import ArrayLike
 
 from . import noise
 from .errors import InputError
-from .process import Array, eps_from_score
+from .process import Array, eps_from_score, score_from_x0
 from .schedule import Schedule
 
 BLOCK = 2**19  # entries of a samples-by-points matrix held at a time: 4 MB
@@ -232,7 +229,7 @@ class GaussianMixture(ClosedForm):
 
         r_k = weights_k q_k(x_t) / q(x_t)
         """
-        # a weight of 0 has the logarithm -inf, and its component no say
+        # a weight of 0 has the logarithm -inf, and its component is ignored
         with np.errstate(divide="ignore"):
             logs = np.log(self.weights)[:, None] + self._ask("_log_density", x, t)
         # taken out, so that the largest exponential is 1, however far x is
@@ -301,7 +298,7 @@ class PointSet(ClosedForm):
         """Yield (rows of x, log sum of exp(logits), r_i = q(x_i | x_t)) for some rows at a time.
 
         r = softmax(-|x_t - sqrt(alpha_bar_t) x_i|^2 / (2 (1 - alpha_bar_t))). The term |x_t|^2 is
-        the same for all i and would only drown the rest, so the logits leave it out.
+        the same for all i, and large: it would cost digits, so the logits leave it out.
         """
         alpha_bar, root, rest = self._at(t)
         if rest == 0:
@@ -337,8 +334,7 @@ class PointSet(ClosedForm):
         return x0_hat
 
     def _score(self, x, t):
-        _, root, rest = self._at(t)
-        return (root * self._x0_hat(x, t) - x) / rest
+        return score_from_x0(self.s, x, t, self._x0_hat(x, t))
 
     def _hessian(self, x, t, u):
         # score = (sqrt(ab) x0_hat - x) / (1 - ab), ab = alpha_bar_t, and, as for a mixture, d

@@ -1,4 +1,4 @@
-"""The variational bound, term by term: how many bits a model needs to write the data down.
+"""The variational bound, term by term: an upper bound on the bits that encode the data.
 
     -log p(x_0) <= L_T + sum_{t > 1} L_{t-1} + L_0                               (Ho20 eq. 5)
     L_T     = KL(q(x_T | x_0) || N(0, I))           x_T against pure noise; nothing is learned
@@ -18,8 +18,9 @@ import numpy as np
 
 from . import noise as counter_noise
 from .errors import InputError
+from .noise import Noise
 from .process import Array, at, learned_log_variance, posterior_tables, q_sample
-from .samplers import Denoiser, Noise, draw, estimate_x0, estimate_x0_and_mix
+from .samplers import Denoiser, draw, estimate_x0, estimate_x0_and_mix
 from .schedule import Schedule
 from .settings import VARIANCES
 

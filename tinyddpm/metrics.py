@@ -95,9 +95,9 @@ def copy_ratio(samples: ArrayLike, fit: ArrayLike, held: ArrayLike) -> float:
 
     median |sample - NN(sample in fit)| / median |sample - NN(sample in held)|
 
-    About 1 for an honest model when the halves are alike, near 0 for copies. 0/0 counts as 1, c/0
-    as inf. samples (N, ...), fit, held (M, ...) -> float. Raises InputError on unequal shapes, no
-    images, NaN or inf.
+    About 1 for a model that does not copy when the halves are alike, near 0 for copies. 0/0 counts
+    as 1, c/0 as inf. samples (N, ...), fit, held (M, ...) -> float. Raises InputError on unequal
+    shapes, no images, NaN or inf.
     """
     to_fit, to_held = (
         np.median(np.sqrt(_nearest(*_flatten(samples, half, fewest=1)))) for half in (fit, held)

@@ -14,6 +14,7 @@ from .guidance import guide
 from .nn import params
 from .nn.device import FusedStep
 from .nn.ops import Forget, Ops
+from .noise import Noise
 from .process import (
     Array,
     Time,
@@ -23,7 +24,7 @@ from .process import (
     x0_from_prediction,
     x0_weights,
 )
-from .samplers import Coefficients, Noise
+from .samplers import Coefficients
 from .schedule import Schedule
 
 

@@ -6,6 +6,7 @@ sample, step, purpose) and its key holds the seed.
 """
 
 import math
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,26 @@ from .formulas import MASK, SHIFT, numpy_formulas
 # What a number is drawn for. Two purposes never share a counter, so they are independent.
 EPS, REVERSE, PRIOR, TIME, ORDER, DROPOUT, INIT, DATA = range(8)
 LANGEVIN, KNOWN, RENOISE, LABEL, PROBE, DEQUANTISE, BOUND, EXACT = range(8, 16)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The z of a sampler: Philox normals, a function of (seed, t, sample, element) alone."""
+
+    seed: int = 0  # of every number drawn
+    first_sample: int = 0  # the number of the batch's first sample
+
+    @classmethod
+    def of(cls, noise: "int | Noise | None") -> "Noise":
+        """A `Noise` of this seed, of 0 for None; a `Noise` is returned as it is.
+
+        Raises InputError for anything else.
+        """
+        if isinstance(noise, Noise):
+            return noise
+        if not isinstance(noise, int | np.integer | None):
+            raise InputError(f"noise must be a seed, a Noise or a callable, got {noise!r}")
+        return cls(0 if noise is None else int(noise))
 
 
 def words(

@@ -131,7 +131,7 @@ def posterior_tables(s: Schedule) -> Posterior:
 def beta_tilde(s: Schedule) -> Array:
     """The posterior's variance (Ho20 eq. 7), float64 (T + 1,); entries 0 and 1 are 0.
 
-    Given x_0, the step from x_1 to x_0 has nothing left to choose.
+    At t = 1 the step ends at x_0 itself, which is given: its variance is 0.
     """
     return posterior_tables(s).beta_tilde
 
@@ -169,7 +169,12 @@ def learned_log_variance(log_beta: Any, log_beta_tilde: Any, mix: Array) -> Arra
     return log_beta_tilde + mix * (log_beta - log_beta_tilde)
 
 
-# x0, eps, v and the score, each from another. What goes in stands behind "from".
+def learned_sigma(sigma_max: float, sigma_min: float, mix: Array) -> Array:
+    """sigma of Nichol21 eq. 15, between sigma_min^2 = beta_tilde_t and sigma_max^2 = beta_t."""
+    return sigma_min * (sigma_max / sigma_min) ** mix
+
+
+# Conversions between x0, eps, v and the score; the argument is what stands after "from".
 
 
 def x0_from_eps(s: Schedule, xt: Array, t: Time, eps_hat: Array) -> Array:
@@ -247,6 +252,18 @@ def eps_from_score(s: Schedule, t: Time, score: Array) -> Array:
     return -at(s, np.sqrt(1 - s.alpha_bar), t, score) * score
 
 
+def score_from_x0(s: Schedule, xt: Array, t: Time, x0_hat: Array) -> Array:
+    """Efron11 eq. 1.4, solved for the score: (sqrt(alpha_bar_t) x0_hat - x_t) / (1 - alpha_bar_t).
+
+    Args:
+        s: the schedule.
+        xt: x_t, (B, ...).
+        t: an int or (B,) ints in 1..T.
+        x0_hat: E[x_0 | x_t], or the prediction of it, like xt.
+    """
+    return (at(s, np.sqrt(s.alpha_bar), t, xt) * x0_hat - xt) / at(s, 1 - s.alpha_bar, t, xt)
+
+
 # The names of version 0.1; they go with the next one.
 predict_x0, predict_eps, predict_v = x0_from_eps, eps_from_x0, v_from_x0_eps
 
@@ -305,7 +322,7 @@ def x0_weights(s: Schedule, t: int, target: str) -> tuple[float, float]:
     Raises InputError for target "eps" where alpha_bar_t = 0.
     """
     if target == "eps" and s.alpha_bar[t] == 0:
-        raise InputError(f"at t = {t}, alpha_bar is 0 and eps_hat says nothing of x0")
+        raise InputError(f"at t = {t}, alpha_bar is 0 and x0 cannot be computed from eps_hat")
     return _weights(x0_from_prediction, s, t, target)
 
 

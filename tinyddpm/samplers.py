@@ -1,11 +1,11 @@
-"""Samplers with fresh noise in each step: ancestral, DDIM, Langevin.
+"""Samplers from noise to data: ancestral, DDIM, Langevin.
 
 Each sampler is its paper's algorithm, written out; the comments cite its lines. What they share are
 the lines' functions: the coefficients of a step and `reverse_step`, which takes it.
 
 A denoiser is any callable (xt, t) -> eps_hat, t an int: a network or a closed form. It may have
-    x0_hat(xt, t) -> x0_hat                  is then called instead: at alpha_bar_T = 0, eps_hat
-                                             tells nothing of x_0
+    x0_hat(xt, t) -> x0_hat                  is then called instead: at alpha_bar_T = 0, x_0
+                                             cannot be computed from eps_hat
     x0_and_mix(xt, t) -> (x0_hat, mix)       for a learned variance: mix is Nichol21 eq. 15's v
     normal(shape, seed, purpose, step, first_sample) -> z        noise on the device of its arrays
     reverse(xt, t, c, clip, noise) -> x_{t_prev}                 the whole step as one fused kernel
@@ -21,28 +21,17 @@ import numpy as np
 
 from . import noise as counter_noise
 from .errors import InputError
-from .process import Array, learned_log_variance, posterior_coefficients, x0_from_eps
+from .noise import Noise
+from .process import Array, learned_sigma, posterior_coefficients, x0_from_eps
 from .schedule import Schedule, spaced
+from .settings import VARIANCES
 
 Denoiser = Callable[[Array, int], Array]
 Watch = Callable[[int, Array, Array | None], object]  # (t_prev, x_{t_prev}, x0_hat)
 Steps = int | Sequence[int] | None  # a number of steps; their times, falling; None: every t
 
 
-@dataclass(frozen=True)
-class Noise:
-    """The z of a sampler: Philox normals, a pure function of (seed, t, sample, element)."""
-
-    seed: int = 0  # of every number drawn
-    first_sample: int = 0  # the number of the batch's first sample
-
-    @classmethod
-    def of(cls, noise: "int | Noise") -> "Noise":
-        """A `Noise` of this seed; a `Noise` is returned as it is."""
-        return noise if isinstance(noise, Noise) else cls(noise)
-
-
-NoiseSource = int | Noise | Callable[..., Array]  # a seed; a Noise; or (t) -> z
+NoiseSource = int | Noise | Callable[..., Array] | None  # a seed; a Noise; (t) -> z
 
 
 class Coefficients(NamedTuple):
@@ -160,8 +149,7 @@ def reverse_step(
         x0_hat, sigma = estimate_x0_and_sigma(denoise, xt, t, c, clip)
     xs = c.c_x0 * x0_hat + c.c_xt * xt
     if c.sigma > 0:
-        z = noise(t) if callable(noise) else draw(denoise, noise, xt, counter_noise.REVERSE, t)
-        xs = xs + sigma * z
+        xs = xs + sigma * draw(denoise, noise, xt, counter_noise.REVERSE, t, (t,))
     return xs, x0_hat
 
 
@@ -184,10 +172,10 @@ def estimate_x0(
         return clipped(denoise.x0_hat(xt, t), clip)
     if s.alpha_bar[t] == 0:
         raise InputError(
-            f"at t = {t}, alpha_bar is 0 and eps_hat says nothing of x0: "
+            f"at t = {t}, alpha_bar is 0 and x0 cannot be computed from eps_hat: "
             "the denoiser needs x0_hat(xt, t)"
         )
-    return clipped(x0_from_eps(s, xt, t, denoise(xt, t)), clip)
+    return clipped(x0_from_eps(s, xt, t, denoise(xt, t)), clip)  # Ho20 eq. 15
 
 
 def estimate_x0_and_mix(
@@ -213,8 +201,7 @@ def estimate_x0_and_sigma(
     x0_hat, mix = estimate_x0_and_mix(denoise, xt, t, clip)
     if c.sigma == 0 or c.sigma_max is None:  # the step into data
         return x0_hat, c.sigma
-    log_beta, log_beta_tilde = 2 * math.log(c.sigma_max), 2 * math.log(c.sigma)
-    return x0_hat, np.exp(0.5 * learned_log_variance(log_beta, log_beta_tilde, mix))
+    return x0_hat, learned_sigma(c.sigma_max, c.sigma, mix)
 
 
 def clipped(x0_hat: Array, clip: float | None) -> Array:
@@ -222,16 +209,26 @@ def clipped(x0_hat: Array, clip: float | None) -> Array:
     return x0_hat if clip is None else x0_hat.clip(-clip, clip)
 
 
-def draw(denoise: Denoiser, noise: int | Noise, like: Array, purpose: int, step: int) -> Array:
-    """Philox normals in the shape and dtype of an array, on the device of the denoiser's arrays.
+def draw(
+    denoise: Denoiser,
+    noise: NoiseSource,
+    like: Array,
+    purpose: int,
+    step: int,
+    asked: tuple[int, ...] = (),
+) -> Array:
+    """z ~ N(0, I) like an array, on the device of the denoiser's arrays.
 
     Args:
         denoise: a denoiser; where it has a method `normal`, that draws.
-        noise: a seed or a `Noise`.
+        noise: a seed or a `Noise`, for Philox normals; or a callable.
         like: the array, (B, ...).
         purpose: one of the purposes of `noise`, as noise.REVERSE.
         step: the counter's step, as t.
+        asked: what a callable `noise` is called with.
     """
+    if callable(noise):
+        return noise(*asked)
     noise, normal = Noise.of(noise), getattr(denoise, "normal", counter_noise.normal)
     return normal(like.shape, noise.seed, purpose, step, noise.first_sample).astype(like.dtype)
 
@@ -244,10 +241,10 @@ def times(s: Schedule, steps: Steps) -> list[int]:
     if steps is None or isinstance(steps, int | np.integer):
         return spaced(s, s.T if steps is None else min(steps, s.T))
     whole = np.ndim(steps) == 1 and all(isinstance(t, int | np.integer) for t in steps)
-    if not whole or not len(steps) or any(a <= b for a, b in pairwise([s.T + 1, *steps, 0])):
-        raise InputError(
-            f"steps must be a whole number or times that must fall strictly from T = {s.T}"
-        )
+    falls = whole and all(a > b for a, b in pairwise([*steps, 0]))
+    if not falls or not len(steps) or steps[0] != s.T:
+        must = f"steps must be a whole number or times that must fall strictly from T = {s.T} to 1"
+        raise InputError(f"{must} or above, got {steps!r}")
     return [int(t) for t in steps]
 
 
@@ -325,6 +322,9 @@ class PredictorCorrector:
     snr: float = 0.16  # the size r of a Langevin step (Song21b Algorithm 5)
 
     def __post_init__(self) -> None:
+        if self.variance not in VARIANCES:
+            listed = ", ".join(VARIANCES)
+            raise InputError(f"variance must be one of {listed}, got {self.variance!r}")
         if not isinstance(self.corrections, int | np.integer) or self.corrections < 0:
             raise InputError(
                 f"corrections must be a whole number of at least 0, got {self.corrections!r}"
@@ -346,6 +346,8 @@ def langevin(
 ) -> Array:
     """Sample x_0 from x_T by ancestral steps and Langevin steps in turn (Song21b Algorithm 3).
 
+    The predictor is the ancestral step; the corrector follows it everywhere but at data.
+
     Args:
         denoise: (xt, t) -> eps_hat, a denoiser.
         s: the schedule of the denoiser.
@@ -366,14 +368,11 @@ def langevin(
     xt = xT
     for t, t_prev in pairwise([*times(s, steps), 0]):  # line 2
         c = ancestral_coefficients(s, t, t_prev, method.variance)
-        xt, x0_hat = reverse_step(denoise, s, xt, t, c, clip, noise)  # lines 3 to 5
+        xt, x0_hat = reverse_step(denoise, s, xt, t, c, clip, noise)  # for lines 3 to 5: Ho20's
         for j in range(1, method.corrections + 1) if t_prev > 0 else ():  # line 6
-            if callable(noise):
-                z = noise(t_prev, j)
-            else:
-                step = t_prev * method.corrections + j - 1
-                z = draw(denoise, noise, xt, counter_noise.LANGEVIN, step)
-            xt = langevin_step(denoise, s, xt, t_prev, method.snr, clip, z)  # lines 7, 8
+            step = t_prev * method.corrections + j - 1
+            z = draw(denoise, noise, xt, counter_noise.LANGEVIN, step, (t_prev, j))  # line 7
+            xt = langevin_step(denoise, s, xt, t_prev, method.snr, clip, z)  # line 8
         if watch is not None:
             watch(t_prev, xt, x0_hat)
     return xt

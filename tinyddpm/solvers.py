@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError
-from .process import Array
+from .process import Array, score_from_x0
 from .samplers import (
     Coefficients,
     Denoiser,
@@ -131,10 +131,12 @@ def heun(
     xt = xT
     for t, t_prev in pairwise([*times(s, steps), 0]):
         h = ode_time(s, t, t_prev)
-        f, x0_hat = ode_slope(denoise, s, xt, t, clip)
+        x0_hat = estimate_x0(denoise, s, xt, t, clip)
+        f = ode_slope(xt, score_from_x0(s, xt, t, x0_hat))
         ahead = xt + h * f
         if t_prev > 0:
-            f_ahead, _ = ode_slope(denoise, s, ahead, t_prev, clip)
+            x0_ahead = estimate_x0(denoise, s, ahead, t_prev, clip)
+            f_ahead = ode_slope(ahead, score_from_x0(s, ahead, t_prev, x0_ahead))
             ahead = heun_step(xt, h, f, f_ahead)
         xt = ahead
         if watch is not None:
@@ -147,13 +149,9 @@ def heun_step(x: Any, h: float, f: Any, f_ahead: Any) -> Any:
     return x + 0.5 * h * (f + f_ahead)
 
 
-def ode_slope(
-    denoise: Denoiser, s: Schedule, x: Array, t: int, clip: float | None
-) -> tuple[Array, Array]:
-    """-dx / dtau = 1/2 (x + score) at (x, t) (Song21b eq. 13), and x0_hat."""
-    x0_hat, ab = estimate_x0(denoise, s, x, t, clip), float(s.alpha_bar[t])
-    score = (math.sqrt(ab) * x0_hat - x) / (1 - ab)
-    return 0.5 * (x + score), x0_hat
+def ode_slope(x: Any, score: Any) -> Any:
+    """-dx / dtau = 1/2 (x + score), the way from noise to data (Song21b eq. 13)."""
+    return 0.5 * (x + score)
 
 
 # Lu22 Algorithm 2, DPM-Solver++(2M).
@@ -194,13 +192,13 @@ def dpmpp_2m(
         steps = spaced(s, min(steps, s.T), "logsnr")
     xt, before, h_before = xT, None, math.nan
     for t, t_prev in pairwise([*times(s, steps), 0]):
-        x0_hat = estimate_x0(denoise, s, xt, t, clip)
+        x0_hat = estimate_x0(denoise, s, xt, t, clip)  # the paper's x_theta
         h = log_half_snr(s, t_prev) - log_half_snr(s, t)
-        D = x0_hat
-        if before is not None and t_prev > 0:
+        D = x0_hat  # lines 3, 4: the first step
+        if before is not None and t_prev > 0:  # line 6
             D = x0_hat + h / (2 * h_before) * (x0_hat - before)
         c = ddim_coefficients(s, t, t_prev)  # sigma_s / sigma_t, sqrt(alpha_bar_s) (1 - exp(-h))
-        xt = c.c_x0 * D + c.c_xt * xt
+        xt = c.c_x0 * D + c.c_xt * xt  # line 7
         before, h_before = x0_hat, h
         if watch is not None:
             watch(t_prev, xt, x0_hat)

@@ -79,8 +79,8 @@ def test_a_reader_of_ancestral_meets_few_functions():
         "samplers.estimate_x0",
         "process.x0_from_eps",
     }
-    # the times of 1..T, one entry of a table, and a bound that is None here
-    helpers = {"schedule.spaced", "process.at", "samplers.clipped"}
+    # the times of 1..T, one entry of a table, a bound that is None here, and the caller's own z
+    helpers = {"schedule.spaced", "process.at", "samplers.clipped", "samplers.draw"}
     assert found - {"schedule.Schedule.T"} == seven | helpers
 
 
@@ -127,14 +127,28 @@ def test_a_list_of_times_is_taken_as_it_is(name):
 def test_the_denoiser_is_asked_at_the_times_of_the_list():
     for sampler in (ancestral, ddim, euler, dpmpp_2m):
         asked = []
-        sampler(lambda xt, t, asked=asked: asked.append(t) or 0 * xt, S, X, steps=[8, 7, 3])
-        assert asked == [8, 7, 3] and {type(t) for t in asked} == {int}
+        sampler(lambda xt, t, asked=asked: asked.append(t) or 0 * xt, S, X, steps=[10, 7, 3])
+        assert asked == [10, 7, 3] and {type(t) for t in asked} == {int}
 
 
 @every_stepped
 @pytest.mark.parametrize(
     "steps",
-    [0, -1, 2.5, float("nan"), [], [11, 1], [5, 0], [5, -1], [5, 5, 1], [1, 5, 10], [9.5, 1.0]],
+    [
+        0,
+        -1,
+        2.5,
+        float("nan"),
+        "9",
+        [],
+        [11, 1],
+        [8, 7, 3],
+        [10, 0],
+        [10, -1],
+        [10, 5, 5, 1],
+        [1, 5, 10],
+        [9.5, 1.0],
+    ],
     ids=repr,
 )
 def test_steps_that_cannot_be_are_refused(name, steps):
@@ -171,15 +185,25 @@ def test_a_seed_is_the_noise_of_that_seed(name):
 
 
 @pytest.mark.parametrize("name", DRAWN)
-@pytest.mark.parametrize("bad", [-1, 2**64, 0.5, None, Noise(0, -1)], ids=repr)
-def test_a_seed_that_cannot_be_is_refused(name, bad):
-    with pytest.raises(InputError, match="must be a whole number"):
+@pytest.mark.parametrize(
+    "bad, words",
+    [
+        (-1, "must be a whole number"),
+        (2**64, "must be a whole number"),
+        (Noise(0, -1), "must be a whole number"),
+        (0.5, "noise must be a seed"),
+        ("3", "noise must be a seed"),
+    ],
+    ids=repr,
+)
+def test_a_seed_that_cannot_be_is_refused(name, bad, words):
+    with pytest.raises(InputError, match=words):
         DRAWN[name](X, noise=bad)
 
 
 def test_the_default_noise_is_seed_0():
     np.testing.assert_array_equal(ancestral(DATA, S, X), ancestral(DATA, S, X, noise=Noise()))
-    assert Noise.of(3) == Noise(3, 0)
+    assert Noise.of(3) == Noise(3, 0) and Noise.of(None) == Noise(0, 0)
     given = Noise(3, 128)
     assert Noise.of(given) is given
 

@@ -194,8 +194,12 @@ def test_scatter_fills_its_image():
     """The window is the whole image: dots of 2.6 pixels are dark where their points are."""
     points = np.array([[0.5, 0.5], [-0.5, 0.0], [7, 7]])
     image = figures.to_image(figures.scatter(points, size=200, extent=1))
-    dark = np.argwhere((np.asarray(image).astype(int) < 190).any(axis=2)) + 0.5
+    pixels = np.asarray(image).astype(int)
+    dark = np.argwhere((pixels < 190).any(axis=2)) + 0.5
     assert image.size == (200, 200)
+    frame = (pixels < 250).any(axis=2)  # white is 255, the frame light grey
+    for edge in (frame[:2], frame[-2:], frame[:, :2].T, frame[:, -2:].T):
+        assert edge.any(axis=0)[4:-4].all()
     for row, column in dark:
         assert min(np.hypot(row - 50, column - 150), np.hypot(row - 100, column - 50)) < 3
     assert len(dark) >= 8

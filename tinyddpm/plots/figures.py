@@ -180,7 +180,8 @@ def scatter(
         InputError: points or reference have another shape.
     """
     sheet = Figure(figsize=(size / DPI, size / DPI), dpi=DPI)
-    axes = sheet.add_axes((0, 0, 1, 1))
+    line = 1 / size  # a pixel: the frame is drawn half outside of the axes
+    axes = sheet.add_axes((line, line, 1 - 2 * line, 1 - 2 * line))
     plane(axes, extent)
     histogram = np.ndim(points) == 2 and np.shape(points)[1] == 1
     if histogram:

@@ -14,7 +14,7 @@ from ..errors import InputError, TinyDDPMError
 from .checkpoint import write_atomic
 
 NAME = "log.jsonl"
-LINE = 2**12  # bytes; ours have about a hundred, and what is longer is none of ours
+LINE = 2**12  # bytes; ours have about a hundred, and longer lines are not from this program
 LIMIT = 2**26  # bytes of a log that is read back, about 600,000 records
 
 

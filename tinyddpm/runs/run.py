@@ -204,7 +204,7 @@ def _check_settings(out, meta, expect):
 
 @dataclass
 class _Run:
-    """A run in progress: its trainer, its folder, and what the checkpoints tell of it."""
+    """A run in progress: its trainer, its folder, and the settings saved in its checkpoints."""
 
     trainer: Trainer
     out: str | Path | None
@@ -301,7 +301,7 @@ def _check_counts(**counts):
 
 @contextlib.contextmanager
 def _held(out: str | Path | None) -> Iterator[None]:
-    """Hold the run folder, made where it is missing, cleared of a killed process's leavings.
+    """Hold the run folder, made where it is missing, without temporary files of a killed process.
 
     None holds nothing.
     """

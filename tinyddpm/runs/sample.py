@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike
 from .. import noise as counter_noise
 from ..errors import InputError
 from ..model import Model
+from ..noise import Noise
 from ..process import Array
-from ..samplers import Noise
 from ..settings import Sampling
 from ..solvers import sample_with, steps_taken
 from . import threads
