@@ -3,7 +3,8 @@
 steps: the diffusion's and the optimiser's fused steps; ops: convolution, GroupNorm with SiLU;
 network: train and sampling steps; end: end to end; samplers: each of them, whole, and its error
 where the truth is known. gpu: all that a session on a GPU machine should do; roofline: the CUDA
-kernels' instructions, counted, which needs no GPU; selftest: that the benchmark itself is right.
+kernels' instructions, counted, which needs no GPU; tiles: whether the convolutions' register tiles
+are the best ones for this CPU; selftest: that the benchmark itself is right.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from . import accuracy, bench, cases, crossover, end, network, report, sampling
 from .sizes import FULL, QUICK, TINY
 
 TIMED = ("steps", "ops", "network", "end", "samplers")
-GROUPS = (*TIMED, "gpu", "roofline", "selftest")
+GROUPS = (*TIMED, "tiles", "gpu", "roofline", "selftest")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 
 
@@ -157,6 +158,8 @@ def main(argv=None):
             figures["selftest"] = selftest.run()
         if "roofline" in args.groups:
             figures["roofline"] = _roofline(args.card)
+        if "tiles" in args.groups:
+            figures["tiles"] = _tiles(args)
         if "gpu" in args.groups:
             from . import gpu
 
@@ -172,6 +175,19 @@ def main(argv=None):
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
     return 1 if figures.get("gpu", {}).get("failed") else 0
+
+
+def _tiles(args):
+    """Measure the tiles and print their table. Raises InputError where Numba is missing."""
+    from . import tiles
+
+    missing = backend.reason("numba")
+    if missing:
+        raise InputError(f"the kernels cannot be compiled: {missing}")
+    images = tiles.IMAGES[:1] if args.tiny else tiles.IMAGES
+    figures = tiles.run(min(args.seconds, 0.5), images, tiles.SOME if args.tiny else None)
+    print(tiles.table(figures, images))
+    return figures
 
 
 def _roofline(card):

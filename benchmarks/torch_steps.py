@@ -74,7 +74,7 @@ def _check(title, twin, case, theta):
     with torch.no_grad():
         theirs = twin(_theirs(x, torch.contiguous_format), torch.full((case.batch,), 500)).numpy()
     theirs = theirs.transpose(0, 2, 3, 1) if theirs.ndim == 4 else theirs
-    want = model.Model(case.net, theta, linear(1000), case.shape).output(x, 500)
+    want = model.Model(case.net, theta, linear(1000), case.shape).predict(x, 500)[0]
     compare(title, [theirs], [want], terms=TERMS)
 
 

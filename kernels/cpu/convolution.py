@@ -7,8 +7,11 @@ import numpy as np
 
 from . import direct, winograd
 from .layout import offsets, pixels, storage
-from .tiles import LANES, WIDE
+from .tiles import DIRECT_WIDE, LANES, WINOGRAD_WIDE
 
+# Winograd is taken where its products, 4 for each pixel of whole tiles, are fewer than so many for
+# each real pixel: its transforms cost the rest of the direct convolution's 9. 0 is never.
+WORTH = 7
 # Sums of a 3 x 3 kernel's rows: what each parity of a doubled image sees of the small one
 # (forward), and what each of four rows of the doubled image's gradient gives the small one
 # (backward).
@@ -75,14 +78,14 @@ def outer(x, dy, dw, db, plain=False):
     """
     k, l, C, O = dw.shape
     source, slopes, n = (x.flat, x.offsets, x.row), (dy.flat, dy.offsets), math.prod(dy.grid)
-    if plain and _transforms_pay(dy.grid, dw.shape, WIDE) and dw.flags.c_contiguous:
+    if plain and _transforms_pay(dy.grid, dw.shape, WINOGRAD_WIDE) and dw.flags.c_contiguous:
         winograd.outer(*source, winograd.corners(dy.grid), C, *slopes, dy.row, dw, db)
     elif O <= direct.NARROW:
         part = np.zeros((O, k * l * C), np.float32)
         direct.outer_narrow(*source, k, l * C, *slopes, n, part, db)
         dw += part.T.reshape(dw.shape)
-    elif O % WIDE or not dw.flags.c_contiguous:
-        width = -(-O // WIDE) * WIDE
+    elif O % DIRECT_WIDE or not dw.flags.c_contiguous:
+        width = -(-O // DIRECT_WIDE) * DIRECT_WIDE
         part = np.zeros((k, l, C, width), np.float32)
         direct.outer(*source, k, l * C, *slopes, n, part.reshape(-1), width, db)
         dw += part[..., :O]
@@ -123,4 +126,4 @@ def _transforms_pay(grid, shape, width):
     k, l, C, O = shape
     stretched = ((H + 1) // 2 * 2) * ((W + 1) // 2 * 2)
     wide_enough = C >= 16 and O >= 16 and C % LANES == 0 and O % width == 0
-    return k == l == 3 and wide_enough and 4 * stretched < 7 * H * W
+    return k == l == 3 and wide_enough and 4 * stretched < WORTH * H * W

@@ -9,12 +9,14 @@ function here runs on the calling thread, without the interpreter's lock.
 import numpy as np
 
 from .jit import kernel
-from .tiles import LANES, PIXELS, VECTORS, WIDE, correlate_tile, outer_tile
+from .tiles import DIRECT, LANES, correlate_tile, outer_tile
+from .tiles import DIRECT_WIDE as WIDE
 
 CACHE = 1 << 15  # floats of input that stay in a core's second cache: 128 KB
 GROUP = 96  # pixels whose dy is summed at a time
 NARROW = 4  # up to so many output channels, lanes are laid along the input instead
 
+VECTORS, PIXELS = DIRECT
 _wide_tile, _slim_tile = correlate_tile(PIXELS, VECTORS), correlate_tile(PIXELS, 1)
 _outer_full, _outer_four, _outer_one = (outer_tile(m, VECTORS) for m in (PIXELS, 4, 1))
 

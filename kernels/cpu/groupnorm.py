@@ -13,6 +13,7 @@ from numba.extending import intrinsic
 from tinyddpm.formulas import make_norm
 
 from .jit import inline, kernel
+from .tiles import INT64, LANES, Emitter
 
 ONE, HALF = np.float32(1), np.float32(0.5)
 LOG2_E = np.float32(1.44269504)
@@ -91,9 +92,61 @@ def silu_backward(dy, x, dx):
 # loop of it.
 
 
+def _by_vectors(generate_column):
+    """An intrinsic (row, length, channels) that works on a row a vector of channels at a time.
+
+    generate_column(e, first, pixels): writes what is done with one of them, whose first pixel is at
+    the address `first`; `pixels` makes a loop over the other pixels' addresses.
+    """
+
+    @intrinsic
+    def over(typing, row, length, channels):
+        def generate(context, builder, signature, args):
+            e = Emitter(context, builder, signature, args)
+            row, length, channels = e.args
+            step = ir.Constant(INT64, LANES)
+            zero = ir.Constant(INT64, 0)
+            with cgutils.for_range_slice(builder, zero, channels, step, intp=INT64) as (c, _):
+
+                def pixels():
+                    return cgutils.for_range_slice(builder, channels, length, channels, intp=INT64)
+
+                generate_column(e, e.at(row, c), pixels)
+            return context.get_dummy_value()
+
+        return types.void(row, length, channels), generate
+
+    return over
+
+
+def _add_column(e, first, pixels):
+    """first = the sum over all pixels, one after the other."""
+    total = cgutils.alloca_once_value(e.builder, e.load(first))
+    with pixels() as (k, _):
+        e.builder.store(e.builder.fadd(e.builder.load(total), e.load(e.at(first, k))), total)
+    e.store(e.builder.load(total), first)
+
+
+def _copy_column(e, first, pixels):
+    """Every pixel = the first."""
+    value = e.load(first)
+    with pixels() as (k, _):
+        e.store(value, e.at(first, k))
+
+
+_add_columns, _copy_columns = _by_vectors(_add_column), _by_vectors(_copy_column)
+
+
+# Both would do with their second loops alone, but the compiler checks before each of the short
+# inner ones whether the two parts of the row overlap, which takes longer than the work itself.
+
+
 @kernel
 def fold(row, channels):
     """Sums for each place in a row (W C,) -> sums for each channel, in row[:C]."""
+    if channels % LANES == 0:
+        _add_columns(row, len(row), channels)
+        return
     for k in range(channels, len(row), channels):
         for c in range(channels):
             row[c] += row[k + c]
@@ -102,6 +155,9 @@ def fold(row, channels):
 @kernel
 def unfold(row, channels):
     """row[:C] repeated along the row."""
+    if channels % LANES == 0:
+        _copy_columns(row, len(row), channels)
+        return
     for k in range(channels, len(row), channels):
         for c in range(channels):
             row[k + c] = row[c]

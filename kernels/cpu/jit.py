@@ -16,14 +16,15 @@ from numba.core import event
 from tinyddpm import formulas
 
 from .. import polynomials
+from .tiles import TILES
 
 HERE = pathlib.Path(__file__).parent
 NOTICE = "tinyddpm: compiling the Numba kernels, once (about 20 s)"
 
 
 def digest():
-    """A name for this state of the sources that compiled code is made of."""
-    total = hashlib.sha256()
+    """A name for this state of the sources, and of the tiles, that compiled code is made of."""
+    total = hashlib.sha256(str(TILES).encode())
     shared = pathlib.Path(polynomials.__file__), pathlib.Path(formulas.__file__)
     for path in (*sorted(HERE.glob("*.py")), *shared):
         total.update(path.read_bytes())

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .jit import kernel
-from .tiles import PIXELS
+from .tiles import DIRECT
 
 
 class Framed(np.ndarray):
@@ -94,11 +94,11 @@ def pixels(array, border, size, step=1, first=(0, 0)):
 def offsets(shape, strides, start=0):
     """int32 table of where the pixels (B, H, W) of an array with these strides start, in elements.
 
-    Its length is filled up to a multiple of PIXELS by repeating the last pixel: that is then
+    Its length is filled up to a multiple of DIRECT.pixels by repeating the last pixel: that is then
     computed again.
     """
     b, i, j = np.ogrid[tuple(slice(n) for n in shape)]
     table = (start + b * strides[0] + i * strides[1] + j * strides[2]).reshape(-1)
     if table[-1] >= 2**31:
         raise ValueError("an array of 2**31 elements or more is too large for the offset tables")
-    return np.append(table, np.full(-len(table) % PIXELS, table[-1])).astype(np.int32)
+    return np.append(table, np.full(-len(table) % DIRECT.pixels, table[-1])).astype(np.int32)

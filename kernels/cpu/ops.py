@@ -13,7 +13,7 @@ from tinyddpm.nn.ops import Forget, Ops
 from . import direct, fused_steps, groupnorm
 from .convolution import DOWN, UP, correlate, mix, outer, prepare, turned
 from .layout import frame_of, framed, offsets, pixels, storage
-from .tiles import LANES
+from .tiles import LANES, TILES
 
 # the convolutions that kernels take, (k, stride): pads
 KERNELS = {(3, 1): [(1, 1)], (3, 2): [(0, 0), (0, 1), (1, 0), (1, 1)], (1, 1): [(0, 0)]}
@@ -323,4 +323,4 @@ def describe():
     missing = tiles_missing()
     if missing is not None:
         return f"convolutions by im2col, as numpy's: no tiles for this CPU ({missing})"
-    return f"direct and Winograd convolutions in vectors of {LANES} floats"
+    return f"direct and Winograd convolutions in vectors of {LANES} floats, tiles {TILES}"

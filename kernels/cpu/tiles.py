@@ -1,14 +1,20 @@
 """The innermost loops of the convolutions on a CPU: matrix products held in registers, float32.
 
-A tile keeps `PIXELS` x `VECTORS` vectors of sums in registers; each of its steps takes one weight
+A tile keeps `pixels` x `vectors` vectors of sums in registers; each of its steps takes one weight
 vector a column and one input value a pixel, spread over a vector (Goto08, "Anatomy of
-high-performance matrix multiplication"). Its shape follows the CPU's vector width and number of
-registers. The tiles are written in LLVM's instructions, so that the sums stay in registers whatever
-a compiler makes of loops. In their arguments, x0, w0, y0 and the like are where in a flat array a
-tile begins.
+high-performance matrix multiplication"). The tiles are written in LLVM's instructions, so that the
+sums stay in registers whatever a compiler makes of loops. In their arguments, x0, w0, y0 and the
+like are where in a flat array a tile begins.
+
+Their shapes are fixed for each kind of CPU, so that nothing depends on a noisy moment: those that
+`python -m benchmarks tiles` found fastest. TINYDDPM_TILE puts others in their place, for measuring.
 """
 
+import os
+import re
+from contextlib import contextmanager
 from itertools import chain
+from typing import NamedTuple
 
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -17,28 +23,69 @@ from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
+from tinyddpm.errors import InputError
 
-def _tile_shape():
-    """(floats in a vector, vectors in a tile's row, pixels in a tile) for Numba's target CPU.
+VARIABLE = "TINYDDPM_TILE"
 
-    Of R registers V hold weights, one the spread input value and the rest sums: pixels = (R - 1 -
-    V) / V. Twelve pixels are the most whose addresses an x86 CPU still holds in its general
-    registers.
-    """
+
+class Tile(NamedTuple):
+    """The shape of a tile."""
+
+    vectors: int  # in a row: output channels are taken LANES * vectors at a time
+    pixels: int  # rows
+
+
+class Tiles(NamedTuple):
+    """The shapes of all tiles for one kind of CPU."""
+
+    lanes: int  # floats in a vector
+    direct: Tile
+    winograd: Tile
+
+    def __str__(self):
+        """As TINYDDPM_TILE takes it, such as 16:2x12:2x10."""
+        return f"{self.lanes}:" + ":".join(f"{t.vectors}x{t.pixels}" for t in self[1:])
+
+
+# Of R registers V hold weights, one the spread input value and the rest sums: at most (R - 1 - V) /
+# V pixels. Beyond ten the addresses of Winograd's pixels leave an x86 CPU's general registers.
+CHOICES = {
+    "sse": Tiles(4, Tile(2, 6), Tile(2, 6)),
+    "avx": Tiles(8, Tile(2, 6), Tile(2, 6)),
+    "avx512f": Tiles(16, Tile(2, 12), Tile(2, 8)),
+    "arm": Tiles(4, Tile(4, 6), Tile(4, 6)),
+}
+
+
+def kind_of_cpu():
+    """The key of CHOICES for the CPU that Numba compiles for."""
     features = config.CPU_FEATURES if config.CPU_FEATURES is not None else get_host_cpu_features()
-    arm = llvm.get_process_triple().split("-")[0] in ("aarch64", "arm64")
-    lanes, vectors, registers = 4, 2, 16
-    if arm:
-        lanes, vectors, registers = 4, 4, 32
-    elif "+avx512f" in features:
-        lanes, vectors, registers = 16, 2, 32
-    elif "+avx" in features:
-        lanes, vectors, registers = 8, 2, 16
-    return lanes, vectors, min(12, (registers - 1 - vectors) // vectors)
+    if llvm.get_process_triple().split("-")[0] in ("aarch64", "arm64"):
+        return "arm"
+    return next((kind for kind in ("avx512f", "avx") if f"+{kind}" in features), "sse")
 
 
-LANES, VECTORS, PIXELS = _tile_shape()
-WIDE = LANES * VECTORS  # output channels of a full tile
+def choose(given=None):
+    """The tiles in use: those of this kind of CPU, or those that `given` names, as 16:2x12:2x10.
+
+    Raises InputError for a text that names none.
+    """
+    if not given:
+        return CHOICES[kind_of_cpu()]
+    found = re.fullmatch(r"(4|8|16):([1-4])x(\d{1,2}):([1-4])x(\d{1,2})", given)
+    numbers = [int(number) for number in found.groups()] if found else [0] * 5
+    if 0 in numbers:
+        raise InputError(
+            f"{VARIABLE} is LANES:VECTORSxPIXELS:VECTORSxPIXELS, direct and Winograd, such as "
+            f"{CHOICES[kind_of_cpu()]}; got {given!r}"
+        )
+    return Tiles(numbers[0], Tile(*numbers[1:3]), Tile(*numbers[3:]))
+
+
+TILES = choose(os.environ.get(VARIABLE))
+LANES, DIRECT, WINOGRAD = TILES
+DIRECT_WIDE = LANES * DIRECT.vectors  # output channels of a full direct tile
+WINOGRAD_WIDE = LANES * WINOGRAD.vectors  # and of a full Winograd tile
 
 FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 VECTOR = ir.VectorType(FLOAT, LANES)
@@ -59,9 +106,21 @@ class Emitter:
         self.fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
         self.lane = ir.Constant(ir.VectorType(INT32, LANES), [0] * LANES)
 
+    @contextmanager
     def loop(self, count):
-        """A loop over 0..count - 1, as a context manager whose `index` is an int64."""
-        return cgutils.for_range(self.builder, count, intp=INT64)
+        """A loop over 0..count - 1, as a context manager whose `index` is an int64.
+
+        LLVM is told to leave it as it is: unrolled twice, a tile of twelve pixels keeps 24 input
+        values beside its 24 sums, more than there are registers.
+        """
+        with cgutils.for_range(self.builder, count, intp=INT64) as found:
+            yield found
+            body = self.builder.basic_block
+        module = self.builder.module
+        rule = module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.disable")])
+        loop = module.add_metadata([rule, ir.Constant(INT64, len(module.metadata))])
+        loop.operands = (loop, rule)  # a loop's own node names itself first
+        body.terminator.set_metadata("llvm.loop", loop)
 
     def whole(self, n):
         """A Python int as an int64; any other value as it is."""

@@ -16,7 +16,8 @@ from functools import lru_cache
 import numpy as np
 
 from .jit import kernel
-from .tiles import LANES, PIXELS, VECTORS, WIDE, outer_tile, product_tile
+from .tiles import LANES, WINOGRAD, outer_tile, product_tile
+from .tiles import WINOGRAD_WIDE as WIDE
 from .winograd_transforms import (
     fold_weights,
     transform_input,
@@ -30,6 +31,7 @@ __all__ = ["corners", "correlate", "outer", "transform_weights"]
 SKEW = 16  # floats that keep the sixteen parts off the same cache sets
 SPACE = 4608  # tiles of a group times their channels, in and out: 288 KB in all
 
+VECTORS, PIXELS = WINOGRAD
 _wide_tile, _slim_tile = product_tile(PIXELS, VECTORS), product_tile(PIXELS, 1)
 _outer_full, _outer_four, _outer_one = (outer_tile(m, VECTORS) for m in (PIXELS, 4, 1))
 

@@ -11,7 +11,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .jit import kernel
-from .tiles import INT64, LANES, WIDE, Emitter
+from .tiles import INT64, LANES, Emitter
+from .tiles import WINOGRAD_WIDE as WIDE
 
 HALF = np.float32(0.5)
 

@@ -48,7 +48,7 @@ def everything(tmp_path_factory):
 def test_help_names_every_group():
     done = benchmarks("--help")
     assert done.returncode == 0
-    assert all(group in done.stdout for group in {*TIMED, "gpu", "roofline", "selftest"})
+    assert all(group in done.stdout for group in {*TIMED, "tiles", "gpu", "roofline", "selftest"})
 
 
 @pytest.mark.parametrize(
@@ -135,6 +135,16 @@ def test_numba_is_measured_beside_numpy(tmp_path):
     _, figures = figures_of(tmp_path / "figures.json", "steps", "ops", "--backend", "numba")
     for group in ("steps", "ops"):
         assert all(set(rows) == {"numpy", "numba"} for rows in figures[group].values())
+
+
+def test_the_tiles_are_measured_and_the_choice_is_judged(tmp_path):
+    pytest.importorskip("numba")
+    figures = figures_of(tmp_path / "f.json", "tiles", "--tiny")["tiles"]
+    lanes = figures["choice"].split(":")[0]
+    assert lanes in ("4", "8", "16") and set(figures["rates"]) == {"8:2x6", "8:1x6"}
+    for rates in figures["rates"].values():
+        assert set(rates) == {"direct", "winograd"}
+        assert all(len(pair) == 2 and min(pair) > 0 for kind in rates.values() for pair in kind)
 
 
 def test_gpu_without_a_gpu_tells_what_is_missing():
