@@ -15,7 +15,7 @@ from tinyddpm import backend
 from tinyddpm.errors import InputError, TinyDDPMError
 
 from . import accuracy, bench, cases, crossover, end, network, report, sampling
-from .sizes import FULL, QUICK, TINY
+from .sizes import FULL, LARGE, NETS, QUICK, TINY
 
 TIMED = ("steps", "ops", "network", "end", "samplers")
 GROUPS = (*TIMED, "tiles", "gpu", "roofline", "selftest")
@@ -74,6 +74,9 @@ def _parser():
     several = {"nargs": "+", "action": "extend", "metavar": "NAME"}
     add("--backend", **several, choices=bench.NAMES, help=names)
     add("--peer", choices=("torch",), help="also measure this library's version of the same")
+    letters = sorted(title[0] for title in NETS | LARGE)
+    which = {"nargs": "+", "choices": letters, "metavar": "LETTER", "default": []}
+    add("--networks", **which, help=f"of {' '.join(letters)} (default: all but d)")
     add("--compile", action="store_true", help="with --peer torch: compiled networks too (minutes)")
     add("--seconds", type=_seconds, help=f"for each line of a table (default: {FULL.seconds})")
     add("--quick", action="store_true", help="about a minute in all")
@@ -114,7 +117,8 @@ def _group(group, found, limits, peers, args):
     """The rows of one group's table."""
     sizes, seconds = args.sizes, args.seconds
     if group == "network":
-        return network.run(found, seconds, args.peer, args.compile, sizes.nets)
+        asked = {title: net for title, net in (NETS | LARGE).items() if title[0] in args.networks}
+        return network.run(found, seconds, args.peer, args.compile, asked or sizes.nets)
     if group == "end":
         return end.measure(found, seconds, sizes)
     if group == "samplers":

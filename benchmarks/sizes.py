@@ -38,6 +38,20 @@ NETS = {
     ),
     "c: points, MLP of width 128, batch 512": Net(MLP(hidden=128), (2,), 512),
 }
+# Ho20's network for CIFAR-10, 35.7 million parameters: only where it is asked for, by --networks d
+LARGE = {
+    "d: 32x32x3, Ho20's for CIFAR-10, batch 8": Net(
+        UNet(
+            channels=3,
+            base=128,
+            mults=(1, 2, 2, 2),
+            attention=(False, True, False, False),
+            groups=32,
+        ),
+        (32, 32, 3),
+        8,
+    )
+}
 IMAGES = ((128, 8, 8, 32, 32), (64, 28, 28, 32, 32), (64, 14, 14, 64, 64), (64, 7, 7, 128, 128))
 
 FULL = Sizes(5, (512, 4096), IMAGES, NETS, 20, 300, T=1000, samples=64, quick=False)

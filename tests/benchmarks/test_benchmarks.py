@@ -139,7 +139,9 @@ def test_numba_is_measured_beside_numpy(tmp_path):
 
 def test_the_tiles_are_measured_and_the_choice_is_judged(tmp_path):
     pytest.importorskip("numba")
-    figures = figures_of(tmp_path / "f.json", "tiles", "--tiny")["tiles"]
+    shown, figures = figures_of(tmp_path / "f.json", "tiles")
+    figures = figures["tiles"]
+    assert f"tiles in use: {figures['choice']}" in shown
     lanes = figures["choice"].split(":")[0]
     assert lanes in ("4", "8", "16") and set(figures["rates"]) == {"8:2x6", "8:1x6"}
     for rates in figures["rates"].values():
