@@ -6,10 +6,12 @@ nothing is unrolled. Images, and nothing else, are what a caller may share among
 function here runs on the calling thread, without the interpreter's lock.
 """
 
+import math
+
 import numpy as np
 
 from .jit import kernel
-from .tiles import DIRECT, LANES, correlate_tile, outer_tile
+from .tiles import DIRECT, LANES, correlate_tile, narrow_tile, outer_tile
 from .tiles import DIRECT_WIDE as WIDE
 
 CACHE = 1 << 15  # floats of input that stay in a core's second cache: 128 KB
@@ -17,6 +19,8 @@ GROUP = 96  # pixels whose dy is summed at a time
 NARROW = 4  # up to so many output channels, lanes are laid along the input instead
 
 VECTORS, PIXELS = DIRECT
+NARROW_PIXELS = math.gcd(PIXELS, 6)  # of the tables, whose length is a multiple of PIXELS
+_narrow_tile = narrow_tile(NARROW_PIXELS)
 _wide_tile, _slim_tile = correlate_tile(PIXELS, VECTORS), correlate_tile(PIXELS, 1)
 _outer_full, _outer_four, _outer_one = (outer_tile(m, VECTORS) for m in (PIXELS, 4, 1))
 
@@ -86,9 +90,23 @@ def _correlate_rest(x, xoff, xrow, rows, run, w, bias, base, boff, y, yoff, o):
                 y[place + k] = tile[p * LANES + k] + bias[o + k] + base[under + k]
 
 
-@kernel(fastmath={"contract", "reassoc"})
+@kernel
 def correlate_narrow(x, xoff, xrow, rows, run, w, bias, base, boff, y, yoff):
     """correlate for few output channels: w (O, rows run), lanes along the run of inputs."""
+    if run % LANES:
+        _correlate_narrow_rest(x, xoff, xrow, rows, run, w, bias, base, boff, y, yoff)
+        return
+    total, flat = np.empty(NARROW_PIXELS, np.float32), w.reshape(-1)
+    for q in range(0, len(xoff), NARROW_PIXELS):
+        for o in range(len(bias)):
+            _narrow_tile(x, xoff, xrow, rows, run, flat, o * rows * run, q, total)
+            for p in range(NARROW_PIXELS):
+                y[yoff[q + p] + o] = total[p] + bias[o] + base[boff[q + p] + o]
+
+
+@kernel(fastmath={"contract", "reassoc"})
+def _correlate_narrow_rest(x, xoff, xrow, rows, run, w, bias, base, boff, y, yoff):
+    """correlate_narrow where the run of inputs is no whole number of vectors."""
     for q in range(len(xoff)):
         for o in range(len(bias)):
             total = np.float32(0)

@@ -164,6 +164,13 @@ class Emitter:
         )
         return self.builder.shuffle_vector(one, nothing, self.lane)
 
+    def sum_lanes(self, vector):
+        """The sum of a vector's lanes, in whatever order is fastest."""
+        kind = ir.FunctionType(FLOAT, [FLOAT, VECTOR])
+        name = f"llvm.vector.reduce.fadd.v{LANES}f32"
+        add = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        return self.builder.call(add, [ir.Constant(FLOAT, 0.0), vector], fastmath=("reassoc",))
+
     def sums(self, rows, columns):
         """rows x columns vectors that the compiler will keep in registers."""
         return [
@@ -219,6 +226,40 @@ def correlate_tile(pixels, columns):
 
         kinds = x, xoff, xrow, rows, run, w, w0, bias, base, boff, y, yoff, first, o0
         return types.void(*kinds), generate
+
+    return tile
+
+
+def narrow_tile(pixels):
+    """The tile of a convolution's one output channel, its lanes along the inputs: y of `pixels`.
+
+    y[p] = sum_{r, k} x[q + p, r xrow + k] w[w0 + r run + k], where pixel q of x starts at xoff[q],
+    for q = first; run is a multiple of LANES.
+    """
+
+    @intrinsic
+    def tile(typing, x, xoff, xrow, rows, run, w, w0, first, y):
+        def generate(context, builder, signature, args):
+            e = Emitter(context, builder, signature, args)
+            x, xoff, xrow, rows, run, w, w0, first, y = e.args
+            sums = e.sums(pixels, 1)
+            e.clear(sums)
+            starts = [e.at(x, e.entry(xoff, e.add(first, p))) for p in range(pixels)]
+            vectors = builder.sdiv(run, ir.Constant(INT64, LANES))
+            with e.loop(rows) as r:
+                inputs = [e.at(start, e.mul(r.index, xrow)) for start in starts]
+                panel = e.at(w, w0, e.mul(r.index, run))
+                with e.loop(vectors) as k:
+                    place = e.mul(k.index, LANES)
+                    weight = e.load(e.at(panel, place))
+                    for row, (total,) in zip(inputs, sums):
+                        terms = [e.load(e.at(row, place)), weight, builder.load(total)]
+                        builder.store(builder.call(e.fma, terms), total)
+            for p, (total,) in enumerate(sums):
+                builder.store(e.sum_lanes(builder.load(total)), e.at(y, p))
+            return context.get_dummy_value()
+
+        return types.void(x, xoff, xrow, rows, run, w, w0, first, y), generate
 
     return tile
 
