@@ -4,8 +4,7 @@ Each sampler is its paper's algorithm, written out; the comments cite its lines.
 the lines' functions: the coefficients of a step and `reverse_step`, which takes it.
 
 A denoiser is any callable (xt, t) -> eps_hat, t an int: a network or a closed form. It may have
-    x0_hat(xt, t) -> x0_hat                  is then called instead: at alpha_bar_T = 0, x_0
-                                             cannot be computed from eps_hat
+    x0_hat(xt, t) -> x0_hat                  is then called instead; needed where alpha_bar_T = 0
     x0_and_mix(xt, t) -> (x0_hat, mix)       for a learned variance: mix is Nichol21 eq. 15's v
     normal(shape, seed, purpose, step, first_sample) -> z        noise on the device of its arrays
     reverse(xt, t, c, clip, noise) -> x_{t_prev}                 the whole step as one fused kernel
@@ -238,8 +237,10 @@ def times(s: Schedule, steps: Steps) -> list[int]:
 
     Raises InputError for times that do not fall or lie outside 1..T.
     """
-    if steps is None or isinstance(steps, int | np.integer):
-        return spaced(s, s.T if steps is None else min(steps, s.T))
+    if steps is None:
+        return list(range(s.T, 0, -1))
+    if isinstance(steps, int | np.integer):
+        return spaced(s, min(steps, s.T))
     whole = np.ndim(steps) == 1 and all(isinstance(t, int | np.integer) for t in steps)
     falls = whole and all(a > b for a, b in pairwise([*steps, 0]))
     if not falls or not len(steps) or steps[0] != s.T:

@@ -79,8 +79,8 @@ def test_a_reader_of_ancestral_meets_few_functions():
         "samplers.estimate_x0",
         "process.x0_from_eps",
     }
-    # the times of 1..T, one entry of a table, a bound that is None here, and the caller's own z
-    helpers = {"schedule.spaced", "process.at", "samplers.clipped", "samplers.draw"}
+    # one entry of a table, a bound that is None here, and the caller's own z
+    helpers = {"process.at", "samplers.clipped", "samplers.draw"}
     assert found - {"schedule.Schedule.T"} == seven | helpers
 
 
