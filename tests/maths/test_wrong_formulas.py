@@ -14,7 +14,7 @@ from support import chains, checks
 
 from tinyddpm import noise, process, samplers
 from tinyddpm.nn import optim
-from tinyddpm.samplers import Coefficients, ancestral_coefficients, ddim_coefficients
+from tinyddpm.samplers import Coefficients, ancestral_coefficients, ddim_coefficients, times
 from tinyddpm.schedule import KINDS, Schedule, cosine, from_alpha_bar, linear, spaced
 from tinyddpm.training import draw_times as draw_training_times
 
@@ -90,6 +90,10 @@ def from_the_low_end(s, steps):
 
 def stops_early(s, steps):
     return spaced(s, steps)[:-1]
+
+
+def leaves_out_the_last(s, steps):
+    return times(s, steps)[:-1]
 
 
 # --- 4: training on t in 1..T-1, or on 0..T-1, or on the same t at every step
@@ -261,7 +265,7 @@ CASES = [
     ("3: times stop early", times_of_50, spaced, stops_early),
     ("3: DDIM from the low end", *sampling(visits, jumps, "spaced", from_the_low_end)),
     ("3: DDIM stops early", *sampling(visits, jumps, "spaced", stops_early)),
-    ("3: ancestral stops early", *sampling(point_mass, small, "spaced", stops_early)),
+    ("3: ancestral stops early", *sampling(point_mass, small, "times", leaves_out_the_last)),
     ("4: never T", checks.check_draw_times, draw_times, draw_below_T),
     ("4: from 0", checks.check_draw_times, draw_times, lambda *a: draw_times(*a) - 1),
     (
