@@ -306,6 +306,8 @@ def steps_taken(name: str, s: Schedule, steps: int | None = None) -> int:
     _check_name(name)
     if steps is None:
         steps = s.T if name in ("ancestral", "langevin") else ODE_STEPS
+    if not isinstance(steps, int | np.integer):
+        raise InputError(f"steps must be a whole number here, got {steps!r}")
     return min(steps, s.T)
 
 
