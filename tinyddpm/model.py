@@ -136,8 +136,8 @@ class Model:
     def _vjp(self, xt, t, u, label):
         a_xt, a_prediction = eps_weights(self.schedule, t, self.target)
         xp, x, count = self.ops.xp, xt.astype(self.theta.dtype, copy=False), len(xt)
-        none = params.no_label(xp)
-        label = xp.broadcast_to(none if label is None else label, (count,)).copy()
+        known = params.known_label(xp, label, getattr(self.net, "no_label", True))
+        label = xp.broadcast_to(known, (count,)).copy()
         tape = []
         y = self.net.forward(self.ops, self.p, x, xp.full((count,), t), tape, label=label)
         prediction, mix = split_output(y, self.learns_variance)

@@ -235,7 +235,8 @@ def test_the_samplers_loop_neither_waits_nor_copies(settings):
 
 
 def test_labels_and_a_learned_variance_are_numpys_and_stay_on_the_device():
-    net = td.UNet(base=8, mults=(1, 2), blocks=1, groups=4, classes=3, out=2)
+    published = {"head_dim": 4, "center": True, "t_offset": -1, "freq_shift": 0, "cos_first": True}
+    net = td.UNet(base=8, mults=(1, 2), blocks=1, groups=4, classes=3, out=2, **published)
     labels = np.arange(len(images())) % 3
     runs = [
         td.train(

@@ -288,6 +288,19 @@ NETS = {
     "ragged": UNet(
         channels=2, base=12, mults=(1, 2, 2), blocks=1, attention=(False, True, False), groups=4
     ),
+    "published": UNet(
+        channels=3,
+        base=16,
+        mults=(1, 2),
+        blocks=1,
+        attention=(True, False),
+        up_attention=(False, True),
+        head_dim=8,
+        center=True,
+        t_offset=-1,
+        freq_shift=0,
+        cos_first=True,
+    ),
 }
 
 

@@ -94,6 +94,16 @@ def test_time_embedding_is_its_definition(dim):
     assert OPS.time_embedding(t, dim, np.float32).dtype == np.float32
 
 
+def test_the_other_time_embeddings_are_their_definitions():
+    """Vaswani17's frequencies, 10000^(-2 i / dim), and the cosines before the sines."""
+    e = OPS.time_embedding(np.array([3, 700]), 6, np.float64, 0, True)
+    for row, time in zip(e, (3, 700), strict=True):
+        for i in range(3):
+            angle = time / 10000 ** (2 * i / 6)
+            assert abs(row[i] - math.cos(angle)) < 1e-12
+            assert abs(row[3 + i] - math.sin(angle)) < 1e-12
+
+
 # --- the peer's layers, in its layouts
 
 

@@ -105,6 +105,26 @@ NETS = {
         heads=4,
         tol=1e-3,
     ),
+    "the ways up attend elsewhere, heads of two, all of the peer's embedding": UNet(
+        **SMALL,
+        mults=(1, 2),
+        attention=(True, False),
+        up_attention=(False, True),
+        head_dim=2,
+        center=True,
+        t_offset=-1,
+        freq_shift=0,
+        cos_first=True,
+        pad="both",
+        tol=1e-5,
+    ),
+    "no attention in the middle": UNet(
+        **SMALL,
+        mults=(1, 1),
+        attention=(False, True),
+        mid_attention=False,
+        up_attention=(True,) * 2,
+    ),
 }
 every_net = pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 T_OF_SAMPLE = np.array([1, 400, 1000])
@@ -140,6 +160,27 @@ def test_starts_at_zero_and_keeps_the_images_shape(net):
     y = run_net(net, params.init(net.spec()), x, T_OF_SAMPLE, Forget())
     assert y.shape == (*x.shape[:3], net.out or net.channels)
     assert not y.any()
+
+
+def test_a_net_without_a_row_for_no_label():
+    net = UNet(base=4, groups=2, blocks=1, classes=2, no_label=False)
+    assert params.named(net.spec()) and net.spec()["label"]["w"].shape == (2, 16)
+    check_net(Labelled(net, np.array([1, 1, 0])), images(net), T_OF_SAMPLE)
+    with pytest.raises(InputError, match="without a class"):
+        run_net(net, random_theta(net), images(net), T_OF_SAMPLE, [])
+
+
+def test_what_the_options_of_the_input_mean():
+    """center: 2 x - 1; t_offset: t is less; both against the net without them."""
+    plain = UNet(**SMALL)
+    centred = UNet(**SMALL, center=True, t_offset=-1)
+    theta, x = random_theta(plain), images(plain)
+    y = run_net(centred, theta, x, T_OF_SAMPLE, [])
+    assert np.array_equal(y, run_net(plain, theta, 2 * x - 1, T_OF_SAMPLE - 1, []))
+    same = [run_net(centred, theta, x, t, Forget()) for t in (400, np.array([400]))]
+    assert np.array_equal(*same) and np.array_equal(
+        same[0], run_net(plain, theta, 2 * x - 1, 399, Forget())
+    )
 
 
 def test_inputs_are_left_alone():
@@ -247,6 +288,12 @@ def test_every_parameter_matters():
         ({"heads": 3, "attention": (False, False)}, "heads"),
         ({"classes": -1}, "classes"),
         ({"classes": 1.0}, "classes"),
+        ({"up_attention": (True,)}, "up_attention"),
+        ({"head_dim": 5}, "head_dim"),
+        ({"head_dim": 0}, "head_dim"),
+        ({"head_dim": 8.0}, "head_dim"),
+        ({"freq_shift": 2}, "freq_shift"),
+        ({"t_offset": 0.5}, "t_offset"),
         ({"pad": "left"}, "pad"),
         ({"pad": None}, "pad"),
     ],

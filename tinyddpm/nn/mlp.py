@@ -77,7 +77,7 @@ class MLP:
         sines = ops.time_embedding(t, self.hidden, x.dtype)
         e = ops.linear(sines, p.time, tape)
         if p.label:
-            label = params.no_label(ops.xp) if label is None else label
+            label = params.known_label(ops.xp, label)
             e = e + ops.embedding(label, p.label, tape)
         e = ops.silu(e, tape)
         h = ops.linear(x, p.input, tape)

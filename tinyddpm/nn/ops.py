@@ -331,15 +331,24 @@ class Ops(Steps):
         label = tape.pop() % len(g.w)
         g.w += (self.xp.arange(len(g.w))[:, None] == label).astype(dy.dtype) @ dy
 
-    def time_embedding(self, t, dim, dtype):
-        """Vaswani17 section 3.5, Ho20's code: t (B,) or an int -> (B or 1, dim), [sin, cos](t w).
+    def time_embedding(self, t, dim, dtype, shift=1, cos_first=False):
+        """Vaswani17 section 3.5, Ho20's code: [sin, cos](t w), w_i = 10000^(-i / (dim/2 - shift)).
 
-        w_i = 10000^(-i / (dim/2 - 1)), in float64 until the end.
+        Args:
+            t: (B,) or an int.
+            dim: how many numbers, even.
+            dtype: of the result; all before it is float64.
+            shift: 1 as in Ho20's code, 0 as in Vaswani17.
+            cos_first: whether it is [cos, sin] instead.
+
+        Returns:
+            (B or 1, dim).
         """
         xp, half = self.xp, dim // 2
         t = xp.full((1,), t) if isinstance(t, int) else t
-        angle = t[:, None] * xp.exp(-math.log(10000) / (half - 1) * xp.arange(half))
-        return xp.concatenate([xp.sin(angle), xp.cos(angle)], axis=1).astype(dtype)
+        angle = t[:, None] * xp.exp(-math.log(10000) / (half - shift) * xp.arange(half))
+        waves = [xp.sin(angle), xp.cos(angle)]
+        return xp.concatenate(waves[::-1] if cos_first else waves, axis=1).astype(dtype)
 
     # The loss: mean of weight (y - target)^2 (Ho20 eq. 14, per element).
 

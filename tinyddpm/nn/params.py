@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from .. import noise
+from ..errors import InputError
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,19 @@ def conv(k, inputs, outputs, gain=1.0):
     return {"w": weights, "b": Param((outputs,), 0.0)}
 
 
-def embedding(classes, width):
-    """Spec of a row for each class and one more for no class, each number of variance 1."""
-    return {"w": Param((classes + 1, width), math.sqrt(3))}
+def embedding(classes, width, no_label=True):
+    """Spec of a row for each class and, by default, one for no class; numbers of variance 1."""
+    return {"w": Param((classes + no_label, width), math.sqrt(3))}
 
 
-def no_label(xp):
-    """The label (1,) that stands for no class, for a whole batch: the embedding's last row."""
-    return xp.full((1,), -1)
+def known_label(xp, label, has_none=True):
+    """label, or for None the label (1,) that stands for no class: -1, the embedding's last row.
+
+    Raises InputError for None where has_none says that the embedding has no such row.
+    """
+    if label is None and not has_none:
+        raise InputError("this network has learned nothing without a class: name one of them")
+    return xp.full((1,), -1) if label is None else label
 
 
 def norm(channels):

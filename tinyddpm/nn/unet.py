@@ -43,6 +43,15 @@ class UNet:
     tol: float = 1e-6  # what GroupNorm adds to the variance
     out: int | None = None  # the output's channels; None: as many as channels
     classes: int = 0  # how many labels it knows; 0: it takes none
+    no_label: bool = True  # whether the labels' table has a row for none too
+    # What UNet2DModel can be beside Ho20's network; `interop` reads and writes it.
+    up_attention: tuple[bool, ...] | None = None  # as attention, on the way up; None: the same
+    mid_attention: bool = True  # whether the middle attends
+    head_dim: int | None = None  # channels of a head at every level, in place of heads
+    center: bool = False  # whether it sees 2 x - 1
+    t_offset: int = 0  # added to t, which is 1..T here and 0..T-1 elsewhere
+    freq_shift: int = 1  # of the embedding of t: 1 as in Ho20's code, 0 as in Vaswani17
+    cos_first: bool = False  # whether the embedding of t is [cos, sin], not [sin, cos]
 
     def __post_init__(self):
         out = self.channels if self.out is None else self.out
@@ -66,16 +75,45 @@ class UNet:
             raise InputError(
                 f"groups = {self.groups} must divide every layer's channels {[self.base, *widths]}"
             )
-        attending = [w for w, attends in zip(widths, self.attention) if attends] + widths[-1:]
-        if any(w % self.heads for w in attending):
-            raise InputError(
-                f"heads = {self.heads} must divide the channels of the levels that attend "
-                f"{attending}"
-            )
+        self._check_heads(widths)
+        self._check_embedding()
         if not isinstance(self.classes, Integral) or self.classes < 0:
             raise InputError(f"classes must be a whole number of at least 0, got {self.classes!r}")
         if self.pad not in PADS:
             raise InputError(f"pad must be one of {', '.join(PADS)}, got {self.pad!r}")
+
+    def _check_heads(self, widths):
+        """Raises InputError unless the heads divide the channels of what attends."""
+        flags = (*self.attention, *self._up_attention)
+        if len(flags) != 2 * len(widths):
+            raise InputError(
+                f"{len(widths)} levels need as many flags in up_attention, got {self.up_attention}"
+            )
+        attending = [w for w, attends in zip((*widths, *widths), flags) if attends]
+        attending = sorted({*attending, *(widths[-1:] if self.mid_attention else ())})
+        if self.head_dim is None and any(w % self.heads for w in attending):
+            raise InputError(
+                f"heads = {self.heads} must divide the channels of the levels that attend "
+                f"{attending}"
+            )
+        whole = self.head_dim is None or isinstance(self.head_dim, Integral) and self.head_dim >= 1
+        if not whole or self.head_dim is not None and any(w % self.head_dim for w in attending):
+            raise InputError(
+                f"head_dim = {self.head_dim} must be whole and divide the channels of the levels "
+                f"that attend {attending}"
+            )
+
+    def _check_embedding(self):
+        """Raises InputError for an embedding of t that there is not."""
+        if self.freq_shift not in (0, 1) or not isinstance(self.t_offset, Integral):
+            raise InputError(
+                f"freq_shift must be 0 or 1 and t_offset whole, got {self.freq_shift!r} and "
+                f"{self.t_offset!r}"
+            )
+
+    @property
+    def _up_attention(self):
+        return self.attention if self.up_attention is None else self.up_attention
 
     def check_size(self, height: int, width: int) -> None:
         """Raises InputError unless both sides halve evenly at every level."""
@@ -102,10 +140,10 @@ class UNet:
             down.append({"blocks": level, "resize": None if last else params.conv(3, w, w)})
             skips += [] if last else [w]
         mid = {
-            "first": self._block_spec(width, width, True),
+            "first": self._block_spec(width, width, self.mid_attention),
             "second": self._block_spec(width, width, False),
         }
-        for i, (w, attends) in reversed(list(enumerate(zip(widths, self.attention)))):
+        for i, (w, attends) in reversed(list(enumerate(zip(widths, self._up_attention)))):
             level = []
             for _ in range(self.blocks + 1):
                 level.append(self._block_spec(width + skips.pop(), w, attends))
@@ -114,7 +152,9 @@ class UNet:
         return {
             "time1": params.linear(self.base, 4 * self.base),
             "time2": params.linear(4 * self.base, 4 * self.base),
-            "label": params.embedding(self.classes, 4 * self.base) if self.classes else None,
+            "label": params.embedding(self.classes, 4 * self.base, self.no_label)
+            if self.classes
+            else None,
             "conv_in": params.conv(3, self.channels, self.base),
             "down": down,
             "mid": mid,
@@ -170,7 +210,7 @@ class UNet:
             (B, H, W, out or channels).
         """
         e = self._embed_time(ops, p, x, t, tape, label)
-        h = ops.conv2d(x, p.conv_in, tape)
+        h = ops.conv2d(2 * x - 1 if self.center else x, p.conv_in, tape)
         skips = [h]
         for level in p.down:
             for block in level.blocks:
@@ -226,17 +266,18 @@ class UNet:
         dx = ops.conv2d_backward(dh, g.conv_in, tape)
         self._embed_time_backward(ops, g, sum(de), tape)
         assert not tape
-        return dx
+        return 2 * dx if self.center else dx
 
     # Its parts.
 
     def _embed_time(self, ops, p, x, t, tape, label):
         """t and label -> e (B, 4 base), after the SiLU with which every block would begin."""
-        sines = ops.time_embedding(t, self.base, x.dtype)
+        t = t + self.t_offset if self.t_offset else t
+        sines = ops.time_embedding(t, self.base, x.dtype, self.freq_shift, self.cos_first)
         e = ops.silu(ops.linear(sines, p.time1, tape), tape)
         e = ops.linear(e, p.time2, tape)
         if p.label:
-            label = params.no_label(ops.xp) if label is None else label
+            label = params.known_label(ops.xp, label, self.no_label)
             e = e + ops.embedding(label, p.label, tape)
         return ops.silu(e, tape)
 
@@ -275,7 +316,8 @@ class UNet:
         normalised = ops.groupnorm(x, p.norm, self.groups, tape, self.tol)
         tokens = normalised.reshape(len(x), -1, x.shape[-1])
         q, k, v = (ops.linear(tokens, layer, tape) for layer in (p.q, p.k, p.v))
-        h = ops.linear(ops.attention(q, k, v, self.heads, tape), p.out, tape)
+        heads = self.heads if self.head_dim is None else x.shape[-1] // self.head_dim
+        h = ops.linear(ops.attention(q, k, v, heads, tape), p.out, tape)
         return x + h.reshape(x.shape)
 
     def _attend_backward(self, ops, g, dy, tape):
