@@ -49,8 +49,8 @@ FLOORS = [
     ["nn.mlp", "nn.unet"],
     ["training", "model", "backend"],
     # the user's files, pictures and runs
-    ["datasets.untrusted", "plots.figures", "runs.lock", "runs.threads"],
-    ["datasets.pictures"],
+    ["datasets.untrusted", "plots.figures", "runs.files", "runs.threads"],
+    ["datasets.pictures", "runs.lock"],
     ["datasets.readers"],
     ["datasets.sets", "runs.checkpoint"],
     ["plots.images", "runs.load", "runs.log", "runs.sample"],

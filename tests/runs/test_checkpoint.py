@@ -11,7 +11,7 @@ import pytest
 
 import tinyddpm as td
 from tinyddpm.errors import InputError, TinyDDPMError
-from tinyddpm.runs import checkpoint, log
+from tinyddpm.runs import checkpoint, files, log
 
 ARRAYS = {"theta": np.arange(5, dtype=np.float32), "beta": np.linspace(0, 1, 3)}
 
@@ -40,8 +40,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, 
     if where == "write":
         real = open
 
-        def opened(file, mode):
-            handle = real(file, mode, buffering=0)
+        def opened(file, mode, **named):
+            handle = real(file, mode, buffering=0, **named)
             monkeypatch.setattr(checkpoint.os, "fsync", refuse)
             return handle
 
@@ -230,7 +230,7 @@ def test_wherever_a_save_dies_a_whole_checkpoint_is_found(tmp_path, monkeypatch,
         with warnings.catch_warnings():
             warnings.simplefilter("error" if links else "ignore", checkpoint.DamageWarning)
             assert checkpoint.load(folder)[1]["step"] in ((4, 6) if died else (6,))
-        checkpoint.clear(folder)
+        files.clear(folder)
         save(folder, 6)
         assert names(folder) == ["checkpoint-4.npz", "checkpoint.npz"]
         if not died:
@@ -249,7 +249,7 @@ def test_leftovers_are_cleared_and_other_files_are_not(tmp_path):
         "a.1.tmp",
     ):
         (tmp_path / name).touch()
-    checkpoint.clear(tmp_path)
+    files.clear(tmp_path)
     assert names(tmp_path) == [".mine.tmp", "a.1.tmp"]
 
 

@@ -16,7 +16,7 @@ from tinyddpm.cli import commands, terminal
 from tinyddpm.datasets import sets
 from tinyddpm.errors import InputError, TinyDDPMError
 from tinyddpm.nn.ops import Ops
-from tinyddpm.runs import checkpoint, lock, log, run
+from tinyddpm.runs import checkpoint, files, lock, log, run
 
 ROOT = pathlib.Path(__file__).parents[2]
 NET = td.UNet(base=8, mults=(1, 2), blocks=1, groups=4)
@@ -203,15 +203,15 @@ def test_a_lock_whose_file_its_holder_just_deleted_is_none(tmp_path, monkeypatch
     """Between our open and our lock the first holder leaves and a third process comes: it has the
     lock, not we.
     """
-    real, stack = lock.fcntl.flock, contextlib.ExitStack()
+    real, stack = files.fcntl.flock, contextlib.ExitStack()
 
     def late(file, how):
-        monkeypatch.setattr(lock.fcntl, "flock", real)
+        monkeypatch.setattr(files.fcntl, "flock", real)
         (tmp_path / lock.NAME).unlink()
         stack.enter_context(lock.hold(tmp_path))
         real(file, how)
 
-    monkeypatch.setattr(lock.fcntl, "flock", late)
+    monkeypatch.setattr(files.fcntl, "flock", late)
     with stack, pytest.raises(InputError, match="in use"), lock.hold(tmp_path):
         pass
 

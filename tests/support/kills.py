@@ -20,7 +20,7 @@ import warnings
 import numpy as np
 
 from tinyddpm.nn import mlp
-from tinyddpm.runs import checkpoint, run
+from tinyddpm.runs import checkpoint, files, run
 from tinyddpm.runs import log as runlog
 
 TESTS = pathlib.Path(__file__).parents[1]
@@ -151,7 +151,7 @@ def campaign(folder, kills, seed=0, backend="numpy"):
         to_damage, old = kill % EVERY == 0, hurt
         enough = (lambda old=old: can_be_damaged(parts, old)) if to_damage else (lambda: True)
         kill_once(parts, r.uniform(0, LONGEST), backend, enough)
-        half += parts.exists() and any(map(checkpoint.TEMPORARY.fullmatch, names(parts)))
+        half += parts.exists() and any(map(files.TEMPORARY.fullmatch, names(parts)))
         step = newest_step(parts, step, hurt)
         if to_damage:
             hurt, step = damage(parts, r)

@@ -23,6 +23,7 @@ from ..datasets.untrusted import LIMIT
 from ..errors import InputError, TinyDDPMError
 from ..nn.unet import UNet
 from ..runs import checkpoint, log, run
+from ..runs.files import write_atomic
 from ..runs.load import load
 from ..runs.sample import sample as draw_samples
 from ..settings import Recipe, Sampling
@@ -192,7 +193,7 @@ def evaluate(args: argparse.Namespace) -> int:
     settings = {name: how[name] for name in RECORDED}
     record = {"step": trained.meta["step"], "n": len(x), **settings, **scores}
     text = json.dumps(record, indent=1) + "\n"
-    checkpoint.write_atomic(_folder(args.run) / "eval.json", text.encode())
+    write_atomic(_folder(args.run) / "eval.json", text.encode())
     return 0
 
 
@@ -382,4 +383,4 @@ def _gif_frames(frames, reference=None):
 def _save_array(path, array):
     buffer = io.BytesIO()
     np.save(buffer, array)
-    checkpoint.write_atomic(path, buffer.getbuffer())
+    write_atomic(path, buffer.getbuffer())

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..datasets.sets import to_uint8
 from ..errors import InputError
-from ..runs.checkpoint import write_atomic
+from ..runs.files import write_atomic
 
 WIDTH = 768  # a grid is enlarged by the whole factor that comes nearest to this width
 GAP = 40  # grey level between the images of a grid

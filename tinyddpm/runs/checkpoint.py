@@ -14,8 +14,8 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,64 +26,32 @@ from numpy.typing import NDArray
 from ..datasets.readers import read_npy
 from ..datasets.untrusted import FAILURES
 from ..errors import InputError, TinyDDPMError
+from . import files
+from .files import Name, write_atomic
 
 VERSION = 2
 NAME = "checkpoint.npz"
 META, DIGEST = "meta.json", "sha256"  # the two members that are texts
 OLDER = re.compile(r"checkpoint-(\d{1,18})\.npz")
-TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 MEMBER = re.compile(r"\w{1,80}\.npy", re.ASCII)
 NO_LINKS = {errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}
+# An OSError that bad content can cause: a broken archive sends the reader beyond the file's ends.
+CONTENT = {None, errno.EINVAL, errno.EOVERFLOW}
 
 Arrays = Mapping[str, NDArray[Any]]
 Meta = dict[str, Any]  # settings, JSON's kinds only
-Name = str | os.PathLike[str]
 
 
 class Damaged(InputError):
     """What should be a checkpoint cannot be read, or is not what was saved."""
 
 
+class Unreadable(TinyDDPMError):
+    """The system does not let a checkpoint be read now: it may be whole."""
+
+
 class DamageWarning(UserWarning):
     """The newest checkpoint of a run could not be used; an older one was."""
-
-
-def write_atomic(
-    path: Name, data: bytes | memoryview | Iterable[bytes], ready: Callable[[], None] = lambda: None
-) -> None:
-    """Write bytes to `path` so that it is never partial: into a temporary file, then renamed.
-
-    The file is flushed to disk before it is renamed, and its folder afterwards. ready: called when
-    the bytes are safe under the temporary name. Raises TinyDDPMError where the disk refuses: the
-    file that was there before stays.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.writelines([data] if isinstance(data, bytes | memoryview) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        ready()
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise TinyDDPMError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def _sync_folder(folder):
-    """Make the rename itself last; a system that cannot open folders needs no such thing."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def save(path: Name, arrays: Arrays, meta: Meta, ready: Callable[[], None] = lambda: None) -> None:
@@ -108,7 +76,9 @@ def save(path: Name, arrays: Arrays, meta: Meta, ready: Callable[[], None] = lam
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
-    write_atomic(path, buffer.getbuffer(), ready)
+    # released at once: a buffer that is still in an error's traceback cannot be closed
+    with buffer.getbuffer() as content:
+        write_atomic(path, content, ready)
 
 
 def _digest(text, arrays):
@@ -170,7 +140,7 @@ def _set_aside(path):
 
 def _older(folder):
     """[(step, path)] of the older checkpoints in a folder, the newest first."""
-    found = ((OLDER.fullmatch(path.name), path) for path in Path(folder).iterdir())
+    found = ((OLDER.fullmatch(path.name), path) for path in files.entries(folder))
     return sorted(
         ((int(name[1]), path) for name, path in found if name and path.is_file()), reverse=True
     )
@@ -178,24 +148,20 @@ def _older(folder):
 
 def holds_run(folder: Name) -> bool:
     """Whether there is a checkpoint in a folder, the newest or an older one."""
-    return Path(folder).is_dir() and ((Path(folder) / NAME).exists() or bool(_older(folder)))
-
-
-def clear(folder: Name) -> None:
-    """Delete the temporary files that a killed process left in a run folder."""
-    for path in Path(folder).iterdir():
-        if TEMPORARY.fullmatch(path.name) and path.is_file():
-            path.unlink(missing_ok=True)
+    if files.kind(folder) != "folder":
+        return False
+    return files.kind(Path(folder) / NAME) != "" or bool(_older(folder))
 
 
 def load(path: Name) -> tuple[dict[str, NDArray[Any]], Meta]:
     """Read (arrays, meta) from a checkpoint file, or from the newest whole one in a run folder.
 
     Nothing in it is executed. Warns with DamageWarning where an older one had to be taken. Raises
-    InputError for a missing, damaged or foreign file and for another version.
+    InputError for a missing, damaged or foreign file and for another version, and Unreadable where
+    the system refuses: what is newest is then not known.
     """
     path = Path(path)
-    if not path.is_dir():
+    if files.kind(path) != "folder":
         return _read(path)
     try:
         return _read(path / NAME)
@@ -215,9 +181,13 @@ def load(path: Name) -> tuple[dict[str, NDArray[Any]], Meta]:
 
 
 def _read(path):
-    """(arrays, meta) from one file. Raises Damaged, or InputError for another version."""
-    if not path.is_file():
-        raise Damaged(f"no checkpoint at {path}")
+    """(arrays, meta) from one file.
+
+    Raises Damaged, InputError for another version, and Unreadable.
+    """
+    what = files.kind(path)
+    if what != "file":
+        raise Damaged(f"{path} is not a regular file" if what else f"no checkpoint at {path}")
     try:
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
             size = os.fstat(file.fileno()).st_size
@@ -240,6 +210,8 @@ def _read(path):
             f"{path} is a checkpoint of version {version}; this program reads version {VERSION}"
         ) from None
     except FAILURES as error:
+        if getattr(error, "errno", None) not in CONTENT:
+            raise Unreadable(f"cannot read {path}: {error.strerror}") from None
         text = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise Damaged(f"{path} is not a readable checkpoint: {text:.200}") from None
     return arrays, meta

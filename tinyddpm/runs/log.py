@@ -3,6 +3,7 @@
 The same run gives the same bytes, however often it was stopped.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -10,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, TinyDDPMError
-from .checkpoint import write_atomic
+from ..errors import InputError
+from . import files
+from .files import write_atomic
 
 NAME = "log.jsonl"
 LINE = 2**12  # bytes; ours have about a hundred, and longer lines are not from this program
@@ -25,8 +27,11 @@ class RunLog:
         self.path = Path(folder) / NAME
         kept = (line for line, record in _records(self.path) if record["step"] <= step)
         write_atomic(self.path, kept)
-        self.size = self.path.stat().st_size
-        self.file = self.path.open("ab", buffering=0)
+        try:
+            self.size = self.path.stat().st_size
+            self.file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            files.refuse("write", self.path, error)
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one record as one line, at once.
@@ -39,8 +44,9 @@ class RunLog:
             while done < len(line):
                 done += self.file.write(line[done:])
         except OSError as error:
-            self.file.truncate(self.size)
-            raise TinyDDPMError(f"cannot write {self.path}: {error.strerror or error}") from None
+            with contextlib.suppress(OSError):  # or it would hide why the write failed
+                self.file.truncate(self.size)
+            files.refuse("write", self.path, error)
         self.size += len(line)
 
     def sync(self) -> None:
@@ -48,28 +54,42 @@ class RunLog:
         try:
             os.fsync(self.file.fileno())
         except OSError as error:
-            raise TinyDDPMError(f"cannot write {self.path}: {error.strerror or error}") from None
+            files.refuse("write", self.path, error)
 
     def close(self) -> None:
-        """Close the file."""
-        self.file.close()
+        """Close the file; what had to be on disk, `sync` has put there."""
+        with contextlib.suppress(OSError):
+            self.file.close()
 
 
 def _records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Yield (line, record) for each line that is a record, its step above the last one's.
 
-    Other lines, cut or foreign ones, are passed over.
+    Other lines, cut or foreign ones, are passed over. Raises InputError where the path is a pipe or
+    a device, which may never end, and TinyDDPMError where the system refuses.
     """
-    if not path.exists():
+    if not files.kind(path):
         return
     last, starts = 0, True
-    with open(path, "rb") as file:
+    with _opened(path) as file:
         for line in iter(lambda: file.readline(LINE), b""):
             record = _record(line) if starts else None
             starts = line.endswith(b"\n")
             if record is not None and record["step"] > last:
                 last = record["step"]
                 yield line, record
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """The open log; what the system refuses is one line."""
+    if files.kind(path) != "file":
+        raise InputError(f"{path} is not a regular file")
+    try:
+        with open(path, "rb") as file:
+            yield file
+    except OSError as error:
+        files.refuse("read", path, error)
 
 
 def _record(line):
@@ -93,7 +113,7 @@ def read(folder: str | os.PathLike[str], limit: int = LIMIT) -> list[dict[str, A
     Raises InputError where there is no log or it has more than `limit` bytes.
     """
     path = Path(folder) / NAME
-    if not path.is_file():
+    if not files.kind(path):
         raise InputError(f"no log at {path}")
     if path.stat().st_size > limit:
         raise InputError(f"{path} has {path.stat().st_size:,} bytes; the limit is {limit:,}")

@@ -26,7 +26,7 @@ from ..process import Array
 from ..schedule import Schedule, cosine
 from ..settings import Recipe
 from ..training import Trainer, TrainState, read_record
-from . import checkpoint, lock, threads
+from . import checkpoint, files, lock, threads
 from .load import from_checkpoint, net_to_meta
 from .log import RunLog
 
@@ -273,10 +273,12 @@ class _Run:
 
     def _kept(self):
         """What is left of a run that failed, for its error."""
-        if not self.saved:
+        path, step = Path(self.out) / checkpoint.NAME, self.saved
+        with contextlib.suppress(TinyDDPMError):  # a save may have failed after it had replaced it
+            step = checkpoint.load(path)[1]["step"]
+        if not step:
             return "no checkpoint had been saved yet"
-        path = Path(self.out) / checkpoint.NAME
-        return f"{path} of step {self.saved} is the last good one"
+        return f"{path} of step {step} is the last good one"
 
 
 def _state(arrays, meta, net):
@@ -313,7 +315,7 @@ def _held(out: str | Path | None) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"cannot make the folder {out}: {error.strerror}") from None
     with lock.hold(out):
-        checkpoint.clear(out)
+        files.clear(out)
         yield
 
 

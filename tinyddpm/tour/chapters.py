@@ -11,7 +11,7 @@ from PIL import Image
 from ..errors import InputError
 from ..plots import figures, images
 from ..runs import threads
-from ..runs.checkpoint import write_atomic
+from ..runs.files import write_atomic
 from . import page
 from .forward import bayes, bound, destroying_data
 from .gpu import gpu
