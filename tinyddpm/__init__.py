@@ -58,11 +58,11 @@ The papers, by the names that the docstrings cite:
 """
 
 from .density import LogLikelihood, dequantise, log_likelihood, ode_bits_per_dim
-from .editing import inpaint, interpolate, slerp
+from .editing import RePaint, inpaint, interpolate, slerp
 from .errors import InputError, TinyDDPMError
 from .exact import Gaussian, GaussianMixture, PointSet
 from .guidance import Guided, guide
-from .likelihood import Bound, bits_per_dim
+from .likelihood import Bound, Chain, bits_per_dim
 from .model import Model
 from .nn.mlp import MLP
 from .nn.unet import UNet
@@ -95,13 +95,13 @@ from .solvers import decode, dpmpp_2m, encode, euler, heun
 __version__ = "0.1.0"
 # fmt: off
 __all__ = [
-    "Bound", "Gaussian", "GaussianMixture", "Guided", "InputError", "LogLikelihood", "MLP", "Model",
-    "Noise", "PointSet", "PredictorCorrector", "Recipe", "Sampling", "Schedule", "TinyDDPMError",
-    "UNet", "ancestral", "bits_per_dim", "cosine", "ddim", "decode", "dequantise", "dpmpp_2m",
-    "encode", "eps_from_score", "eps_from_v", "eps_from_x0", "euler", "from_alpha_bar", "guide",
-    "heun", "inpaint", "interpolate", "langevin", "linear", "load", "log_likelihood", "normal",
-    "ode_bits_per_dim", "predict_eps", "predict_v", "predict_x0", "q_marginal", "q_posterior",
-    "q_sample", "q_step", "resume", "reverse_mean", "sample", "score_from_eps", "sigmoid", "slerp",
-    "spaced", "train", "v_from_x0_eps", "x0_from_eps", "x0_from_v",
+    "Bound", "Chain", "Gaussian", "GaussianMixture", "Guided", "InputError", "LogLikelihood", "MLP",
+    "Model", "Noise", "PointSet", "PredictorCorrector", "RePaint", "Recipe", "Sampling", "Schedule",
+    "TinyDDPMError", "UNet", "ancestral", "bits_per_dim", "cosine", "ddim", "decode", "dequantise",
+    "dpmpp_2m", "encode", "eps_from_score", "eps_from_v", "eps_from_x0", "euler", "from_alpha_bar",
+    "guide", "heun", "inpaint", "interpolate", "langevin", "linear", "load", "log_likelihood",
+    "normal", "ode_bits_per_dim", "predict_eps", "predict_v", "predict_x0", "q_marginal",
+    "q_posterior", "q_sample", "q_step", "resume", "reverse_mean", "sample", "score_from_eps",
+    "sigmoid", "slerp", "spaced", "train", "v_from_x0_eps", "x0_from_eps", "x0_from_v",
 ]
 # fmt: on

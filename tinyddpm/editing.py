@@ -1,6 +1,7 @@
 """Editing images through a denoiser: paths between two of them, and filling in missing parts."""
 
 import math
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
@@ -8,10 +9,10 @@ import numpy as np
 
 from . import noise as counter_noise
 from .errors import InputError
-from .noise import Noise
-from .process import Array, q_sample
-from .samplers import Denoiser, Steps, Watch, ancestral_coefficients, draw, reverse_step, times
+from .process import Array, ancestral_coefficients, q_sample
+from .samplers import Denoiser, Seed, Steps, Watch, draw, reverse_step, times
 from .schedule import Schedule
+from .settings import VARIANCES
 from .solvers import ODE_STEPS, decode, encode
 
 # Below this sine the arc's formula is 0 / 0, and the arc longer than the chord by a part in 1e12.
@@ -84,6 +85,22 @@ def interpolate(
     return decode(denoise, s, xT, steps=steps, clip=clip)
 
 
+@dataclass(frozen=True)
+class RePaint:
+    """How `inpaint` makes a step (Lugmayr22 Algorithm 1). Raises InputError for other values."""
+
+    repeats: int = 1  # the paper's U: so often each step is made, which joins the two parts
+    variance: str = "beta_tilde"  # sigma^2, as in `samplers.ancestral`
+    clip: float | None = None  # bound on |x0_hat|, or None
+
+    def __post_init__(self) -> None:
+        if self.variance not in VARIANCES:
+            listed = ", ".join(VARIANCES)
+            raise InputError(f"variance must be one of {listed}, got {self.variance!r}")
+        if not isinstance(self.repeats, int | np.integer) or self.repeats < 1:
+            raise InputError(f"repeats must be a whole number of at least 1, got {self.repeats!r}")
+
+
 def inpaint(
     denoise: Denoiser,
     s: Schedule,
@@ -91,10 +108,8 @@ def inpaint(
     mask: Array,
     *,
     steps: Steps = None,
-    repeats: int = 1,
-    variance: str = "beta_tilde",
-    clip: float | None = None,
-    noise: int | Noise = 0,
+    method: RePaint = RePaint(),
+    noise: Seed = 0,
     watch: Watch | None = None,
 ) -> Array:
     """Sample x_0 that is `known` where mask is 1 and fits it elsewhere (Lugmayr22 Algorithm 1).
@@ -105,9 +120,7 @@ def inpaint(
         known: the images, float (B, ...).
         mask: ones (known) and zeros, in a shape that broadcasts to that of known.
         steps: as in `samplers.ancestral`.
-        repeats: the paper's U, at least 1: so often each step is made, which joins the two parts.
-        variance: as in `samplers.ancestral`.
-        clip: bound on |x0_hat|, or None.
+        method: how often each step is made, its variance and the bound on x0_hat.
         noise: a seed or a `Noise`.
         watch: as in `samplers.ancestral`, called once for each t.
 
@@ -115,20 +128,20 @@ def inpaint(
         x_0, (B, ...) in the dtype of known.
 
     Raises:
-        InputError: for a mask, repeats, steps or a variance that cannot be.
+        InputError: for a mask or steps that cannot be.
     """
-    mask, z = _checked(known, mask, repeats), partial(_noise, denoise, s, known, noise)
+    mask, z = _checked(known, mask), partial(_noise, denoise, s, known, noise)
     xt = z(counter_noise.PRIOR, 0)  # line 1
     for t, t_prev in pairwise([*times(s, steps), 0]):  # line 2
-        c = ancestral_coefficients(s, t, t_prev, variance)
-        for u in range(repeats if t_prev > 0 else 1):  # line 3
+        c = ancestral_coefficients(s, t, t_prev, method.variance)
+        for u in range(method.repeats if t_prev > 0 else 1):  # line 3
             there = known
             if t_prev > 0:
                 there = q_sample(s, known, t_prev, z(counter_noise.KNOWN, t_prev, u))  # 4, 5
             own = partial(z, counter_noise.REVERSE, repeat=u)
-            xs, x0_hat = reverse_step(denoise, s, xt, t, c, clip, own)  # lines 6, 7
+            xs, x0_hat = reverse_step(denoise, s, xt, t, c, method.clip, own)  # lines 6, 7
             xs = mask * there + (1 - mask) * xs  # line 8
-            if t_prev > 0 and u + 1 < repeats:
+            if t_prev > 0 and u + 1 < method.repeats:
                 xt = _back(s, xs, t, t_prev, z(counter_noise.RENOISE, t, u + 1))  # 9, 10
         xt = xs
         if watch is not None:
@@ -147,10 +160,8 @@ def _back(s, xs, t, t_prev, eps):
     return math.sqrt(alpha) * xs + math.sqrt(1 - alpha) * eps
 
 
-def _checked(known, mask, repeats):
-    """The mask in known's dtype. Raises InputError where the three make no sense."""
-    if not isinstance(repeats, int | np.integer) or repeats < 1:
-        raise InputError(f"repeats must be a whole number of at least 1, got {repeats!r}")
+def _checked(known, mask):
+    """The mask in known's dtype. Raises InputError where the two make no sense."""
     if known.dtype.kind != "f" or known.ndim < 2:
         raise InputError(f"known must be (B, ...) floats, got {known.dtype} of shape {known.shape}")
     lined_up = zip(mask.shape[::-1], known.shape[::-1])

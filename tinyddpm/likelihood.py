@@ -274,12 +274,9 @@ def bits_per_dim(
     x0: Array,
     *,
     seed: int = 0,
-    variance: str = "beta_tilde",
-    clip: float | None = 1.0,
-    half_width: float | None = HALF_WIDTH,
+    chain: Chain = Chain(clip=1.0),
     times: int | None = None,
     progress: Callable[[int, int], object] | None = None,
-    xp: Any = np,
 ) -> Bound:
     """The variational bound of data (Ho20 eq. 3, 5) in bits per dimension.
 
@@ -290,19 +287,16 @@ def bits_per_dim(
         s: the schedule of the denoiser.
         x0: data, float (B, ...).
         seed: of the noise and the times.
-        variance: as in `vb_term`.
-        clip: bound on |x0_hat|, or None.
-        half_width: as in `vb_term`.
+        chain: the variance, the clipping and the data's bins.
         times: None for every t; or how many evaluations for each sample: one t is drawn from each
             of the `strata` and stands for all of it, which leaves the expectation as it is.
         progress: called with (done, of), in calls of the denoiser.
-        xp: the module of the arrays.
 
     Raises:
         InputError: where `vb_term` does, and for times that cannot be.
     """
-    chain = Chain(variance, clip, half_width)
     _check(x0, chain)
+    xp = getattr(denoise, "xp", np)
     first, count = strata(s.T, times), len(x0)
     groups = max(min(count, GROUPS), -(-count // CHUNK))
     cuts = np.linspace(0, count, groups + 1).astype(int)

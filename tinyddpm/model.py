@@ -17,6 +17,7 @@ from .nn.ops import Forget, Ops
 from .noise import Noise
 from .process import (
     Array,
+    Coefficients,
     Time,
     eps_from_prediction,
     eps_weights,
@@ -24,7 +25,6 @@ from .process import (
     x0_from_prediction,
     x0_weights,
 )
-from .samplers import Coefficients
 from .schedule import Schedule
 
 
@@ -146,6 +146,11 @@ class Model:
         g = params.views(self.net.spec(), xp.zeros_like(self.theta))
         dx = self.net.backward(self.ops, g, dy, tape)
         return a_xt * xt + a_prediction * prediction, a_xt * u + a_prediction * dx
+
+    @property
+    def xp(self) -> Any:
+        """The module of this model's arrays: NumPy or CuPy."""
+        return self.ops.xp
 
     def normal(
         self, shape: tuple[int, ...], seed: int, purpose: int, step: int, first_sample: int

@@ -90,42 +90,64 @@ def q_sample(s: Schedule, x0: Array, t: Time, eps: Array) -> Array:
 # The posterior.
 
 
-class Posterior(NamedTuple):
-    """What q(x_{t-1} | x_t, x_0) is made of (Ho20 eq. 7): numbers or tables, float64."""
+class Coefficients(NamedTuple):
+    """One reverse step, x_{t_prev} = c_x0 x0_hat + c_xt x_t + sigma z: floats, or tables."""
 
-    c_x0: Any  # the weight of x_0 in the mean
-    c_xt: Any  # the weight of x_t in the mean
-    beta: Any  # the variance of the forward step
-    beta_tilde: Any  # the variance of the posterior
+    c_x0: Any
+    c_xt: Any
+    sigma: Any  # for a learned variance, its lower bound
+    sigma_max: Any = None  # the upper bound of a learned variance, else None
+    beta_tilde: Any = None  # the posterior's variance, where the step is the posterior's
 
 
-def posterior_coefficients(s: Schedule, t: Time, t_prev: Time) -> Posterior:
-    """The weights and the variance of q(x_{t_prev} | x_t, x_0) (Ho20 eq. 7).
+def ancestral_coefficients(
+    s: Schedule, t: Time, t_prev: Time, variance: str = "beta_tilde"
+) -> Coefficients:
+    """The step t -> t_prev of the reverse chain: q(x_{t_prev} | x_t, x0_hat) (Ho20 eq. 7).
 
     From t to t - 1 beta is beta_t. A longer jump has a beta of its own, 1 - alpha_bar_t /
-    alpha_bar_{t_prev} (Nichol21 eq. 19). Into data, t_prev = 0, the weights are 1 and 0.
+    alpha_bar_{t_prev} (Nichol21 eq. 19). Into data, t_prev = 0, the weights are 1 and 0 and no
+    noise is added.
 
     Args:
         s: the schedule.
-        t: an int or ints in 1..T.
-        t_prev: an int or ints in 0..t - 1.
+        t: where the step starts, an int or ints in 1..T.
+        t_prev: where it ends, an int or ints in 0..t - 1.
+        variance: sigma^2, "beta", "beta_tilde" (Ho20 section 3.2) or "learned" (Nichol21 eq. 15).
+
+    Returns:
+        Python floats for an int t, else float64 arrays.
+
+    Raises:
+        InputError: for another variance.
     """
     ab_t, ab_s = s.alpha_bar[t], s.alpha_bar[t_prev]
     # For neighbours the quotient is alpha_t by definition: it would only lose digits of beta_t.
     beta = np.where(np.equal(t, np.add(t_prev, 1)), s.beta[t], 1 - ab_t / ab_s)
-    return Posterior(
+    beta_tilde = (1 - ab_s) / (1 - ab_t) * beta
+    variances = {"beta": beta, "beta_tilde": beta_tilde, "learned": beta_tilde}
+    if variance not in variances:
+        raise InputError(f"variance must be one of {', '.join(variances)}, got {variance!r}")
+    c = Coefficients(
         c_x0=np.sqrt(ab_s) * beta / (1 - ab_t),
         c_xt=np.sqrt(1 - beta) * (1 - ab_s) / (1 - ab_t),
-        beta=beta,
-        beta_tilde=(1 - ab_s) / (1 - ab_t) * beta,
+        sigma=np.where(np.equal(t_prev, 0), 0.0, np.sqrt(variances[variance])),
+        sigma_max=np.sqrt(beta) if variance == "learned" else None,
+        beta_tilde=beta_tilde,
     )
+    return c if np.ndim(t) else Coefficients(*(x if x is None else float(x) for x in c))
 
 
-def posterior_tables(s: Schedule) -> Posterior:
-    """`posterior_coefficients` of every step t -> t - 1, (T + 1,) each; entry 0 is data's."""
+def posterior_tables(s: Schedule) -> Coefficients:
+    """`ancestral_coefficients` of every step t -> t - 1, (T + 1,) each; entry 0 is data's."""
     t = np.arange(1, s.T + 1)
-    tables = zip((1.0, 0.0, 0.0, 0.0), posterior_coefficients(s, t, t - 1))
-    return Posterior(*(np.concatenate([[first], table]) for first, table in tables))
+    c = ancestral_coefficients(s, t, t - 1)
+    return Coefficients(
+        c_x0=np.concatenate([[1.0], c.c_x0]),
+        c_xt=np.concatenate([[0.0], c.c_xt]),
+        sigma=np.concatenate([[0.0], c.sigma]),
+        beta_tilde=np.concatenate([[0.0], c.beta_tilde]),
+    )
 
 
 def beta_tilde(s: Schedule) -> Array:

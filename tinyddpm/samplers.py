@@ -7,6 +7,7 @@ A denoiser is any callable (xt, t) -> eps_hat, t an int: a network or a closed f
     x0_hat(xt, t) -> x0_hat                  is then called instead; needed where alpha_bar_T = 0
     x0_and_mix(xt, t) -> (x0_hat, mix)       for a learned variance: mix is Nichol21 eq. 15's v
     normal(shape, seed, purpose, step, first_sample) -> z        noise on the device of its arrays
+    xp                                       their module, where it is not NumPy
     reverse(xt, t, c, clip, noise) -> x_{t_prev}                 the whole step as one fused kernel
 """
 
@@ -14,14 +15,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from . import noise as counter_noise
 from .errors import InputError
-from .noise import Noise
-from .process import Array, learned_sigma, posterior_coefficients, x0_from_eps
+from .noise import LANGEVIN, REVERSE, Noise, normal
+from .process import Array, Coefficients, ancestral_coefficients, learned_sigma, x0_from_eps
 from .schedule import Schedule, spaced
 from .settings import VARIANCES
 
@@ -30,16 +30,8 @@ Watch = Callable[[int, Array, Array | None], object]  # (t_prev, x_{t_prev}, x0_
 Steps = int | Sequence[int] | None  # a number of steps; their times, falling; None: every t
 
 
-NoiseSource = int | Noise | Callable[..., Array] | None  # a seed; a Noise; (t) -> z
-
-
-class Coefficients(NamedTuple):
-    """One reverse step, x_{t_prev} = c_x0 x0_hat + c_xt x_t + sigma z; Python floats."""
-
-    c_x0: float
-    c_xt: float
-    sigma: float  # for a learned variance, its lower bound
-    sigma_max: float | None = None  # the upper bound of a learned variance, else None
+Seed = int | Noise | None
+NoiseSource = Seed | Callable[..., Array]  # a seed; a Noise; (t) -> z
 
 
 # Ho20 Algorithm 2.
@@ -79,36 +71,13 @@ def ancestral(
     Raises:
         InputError: for steps or a variance that cannot be.
     """
-    xt = xT
-    for t, t_prev in pairwise([*times(s, steps), 0]):  # line 2
+    xt, falling = xT, range(s.T, 0, -1) if steps is None else times(s, steps)
+    for t, t_prev in pairwise([*falling, 0]):  # line 2
         c = ancestral_coefficients(s, t, t_prev, variance)  # Ho20 eq. 7
         xt, x0_hat = reverse_step(denoise, s, xt, t, c, clip, noise)  # lines 3, 4
         if watch is not None:
             watch(t_prev, xt, x0_hat)
     return xt  # line 6
-
-
-def ancestral_coefficients(
-    s: Schedule, t: int, t_prev: int, variance: str = "beta_tilde"
-) -> Coefficients:
-    """The step t -> t_prev of the reverse chain (Ho20 eq. 7, Algorithm 2).
-
-    Args:
-        s: the schedule.
-        t: where the step starts, 1..T.
-        t_prev: where it ends, 0..t - 1. Into data, t_prev = 0, no noise is added.
-        variance: sigma^2, "beta", "beta_tilde" (Ho20 section 3.2) or "learned" (Nichol21 eq. 15).
-
-    Raises:
-        InputError: for another variance.
-    """
-    q = posterior_coefficients(s, t, t_prev)
-    variances = {"beta": q.beta, "beta_tilde": q.beta_tilde, "learned": q.beta_tilde}
-    if variance not in variances:
-        raise InputError(f"variance must be one of {', '.join(variances)}, got {variance!r}")
-    sigma = math.sqrt(variances[variance]) if t_prev > 0 else 0.0
-    sigma_max = math.sqrt(q.beta) if variance == "learned" else None
-    return Coefficients(float(q.c_x0), float(q.c_xt), sigma, sigma_max)
 
 
 # The lines that the samplers share.
@@ -148,7 +117,8 @@ def reverse_step(
         x0_hat, sigma = estimate_x0_and_sigma(denoise, xt, t, c, clip)
     xs = c.c_x0 * x0_hat + c.c_xt * xt
     if c.sigma > 0:
-        xs = xs + sigma * draw(denoise, noise, xt, counter_noise.REVERSE, t, (t,))
+        z = noise(t) if callable(noise) else draw(denoise, noise, xt, REVERSE, t)
+        xs = xs + sigma * z
     return xs, x0_hat
 
 
@@ -168,13 +138,15 @@ def estimate_x0(
         InputError: at alpha_bar_t = 0, for a denoiser that gives eps_hat alone.
     """
     if hasattr(denoise, "x0_hat"):
-        return clipped(denoise.x0_hat(xt, t), clip)
-    if s.alpha_bar[t] == 0:
+        x0_hat = denoise.x0_hat(xt, t)
+    elif s.alpha_bar[t] > 0:
+        x0_hat = x0_from_eps(s, xt, t, denoise(xt, t))  # Ho20 eq. 15
+    else:
         raise InputError(
             f"at t = {t}, alpha_bar is 0 and x0 cannot be computed from eps_hat: "
             "the denoiser needs x0_hat(xt, t)"
         )
-    return clipped(x0_from_eps(s, xt, t, denoise(xt, t)), clip)  # Ho20 eq. 15
+    return x0_hat if clip is None else clipped(x0_hat, clip)
 
 
 def estimate_x0_and_mix(
@@ -190,7 +162,7 @@ def estimate_x0_and_mix(
             "(no x0_and_mix)"
         )
     x0_hat, mix = denoise.x0_and_mix(xt, t)
-    return clipped(x0_hat, clip), mix
+    return (x0_hat if clip is None else clipped(x0_hat, clip)), mix
 
 
 def estimate_x0_and_sigma(
@@ -203,33 +175,23 @@ def estimate_x0_and_sigma(
     return x0_hat, learned_sigma(c.sigma_max, c.sigma, mix)
 
 
-def clipped(x0_hat: Array, clip: float | None) -> Array:
-    """x0_hat within [-clip, clip] (Ho20's code); None leaves it as it is."""
-    return x0_hat if clip is None else x0_hat.clip(-clip, clip)
+def clipped(x0_hat: Array, clip: float) -> Array:
+    """x0_hat within [-clip, clip] (Ho20's code)."""
+    return x0_hat.clip(-clip, clip)
 
 
-def draw(
-    denoise: Denoiser,
-    noise: NoiseSource,
-    like: Array,
-    purpose: int,
-    step: int,
-    asked: tuple[int, ...] = (),
-) -> Array:
+def draw(denoise: Denoiser, noise: Seed, like: Array, purpose: int, step: int) -> Array:
     """z ~ N(0, I) like an array, on the device of the denoiser's arrays.
 
     Args:
         denoise: a denoiser; where it has a method `normal`, that draws.
-        noise: a seed or a `Noise`, for Philox normals; or a callable.
+        noise: a seed or a `Noise`, for Philox normals.
         like: the array, (B, ...).
         purpose: one of the purposes of `noise`, as noise.REVERSE.
         step: the counter's step, as t.
-        asked: what a callable `noise` is called with.
     """
-    if callable(noise):
-        return noise(*asked)
-    noise, normal = Noise.of(noise), getattr(denoise, "normal", counter_noise.normal)
-    return normal(like.shape, noise.seed, purpose, step, noise.first_sample).astype(like.dtype)
+    noise, drawn = Noise.of(noise), getattr(denoise, "normal", normal)
+    return drawn(like.shape, noise.seed, purpose, step, noise.first_sample).astype(like.dtype)
 
 
 def times(s: Schedule, steps: Steps) -> list[int]:
@@ -371,8 +333,9 @@ def langevin(
         c = ancestral_coefficients(s, t, t_prev, method.variance)
         xt, x0_hat = reverse_step(denoise, s, xt, t, c, clip, noise)  # for lines 3 to 5: Ho20's
         for j in range(1, method.corrections + 1) if t_prev > 0 else ():  # line 6
-            step = t_prev * method.corrections + j - 1
-            z = draw(denoise, noise, xt, counter_noise.LANGEVIN, step, (t_prev, j))  # line 7
+            k = t_prev * method.corrections + j - 1  # the counter's step
+            # line 7
+            z = noise(t_prev, j) if callable(noise) else draw(denoise, noise, xt, LANGEVIN, k)
             xt = langevin_step(denoise, s, xt, t_prev, method.snr, clip, z)  # line 8
         if watch is not None:
             watch(t_prev, xt, x0_hat)

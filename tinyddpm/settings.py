@@ -5,6 +5,7 @@ The command line, the checkpoint and the checks are made from these fields.
 
 import math
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any
 
 from .errors import InputError
@@ -50,6 +51,21 @@ def check_settings(settings: Any) -> None:
         if below is not None and not low <= value < below:
             span = f"in [{low}, {below})" if below < math.inf else "finite and not negative"
             raise InputError(f"{each.name} must be {span}, got {value}")
+
+
+def split(given: dict[str, Any], *kinds: Any) -> list[dict[str, Any]]:
+    """Sort settings by the dataclass that has a field of their name, one dict for each dataclass.
+
+    Raises InputError for a name that none of them has, with the nearest that one has.
+    """
+    known = [{each.name for each in fields(kind)} for kind in kinds]
+    for name in given:
+        names = sorted(set().union(*known))
+        if name not in names:
+            near = get_close_matches(name, names, n=1)
+            meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+            raise InputError(f"no setting is called {name}: {meant}")
+    return [{name: value for name, value in given.items() if name in own} for own in known]
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError
-from .process import Array, score_from_x0
+from .process import Array, Coefficients, score_from_x0
 from .samplers import (
-    Coefficients,
     Denoiser,
     NoiseSource,
     PredictorCorrector,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import tinyddpm as td
 from tinyddpm.nn.ops import Forget, Ops
-from tinyddpm.samplers import Coefficients
+from tinyddpm.process import Coefficients
 
 Array = NDArray[Any]
 Table = NDArray[np.float64]
@@ -106,7 +106,7 @@ def closed_forms(s: td.Schedule, x: Array) -> None:
 
 def densities(s: td.Schedule, x0: Array) -> None:
     """The variational bound, and the density along the ODE."""
-    bound = assert_type(td.bits_per_dim(zeros, s, x0, variance="beta", times=9), td.Bound)
+    bound = assert_type(td.bits_per_dim(zeros, s, x0, chain=td.Chain("beta"), times=9), td.Bound)
     assert_type((bound.total, bound.error, bound.prior), tuple[float, float, float])
     assert_type((bound.first, bound.terms), tuple[Array, Array])
     found = assert_type(td.log_likelihood(zeros, s, x0, divergence="exact"), td.LogLikelihood)
@@ -119,7 +119,7 @@ def editing(s: td.Schedule, a: Array, b: Array) -> None:
     """Between two images, and inside one."""
     assert_type(td.slerp(a, b, 0.5), Array)
     assert_type(td.interpolate(zeros, s, a, b, 8, steps=20), Array)
-    assert_type(td.inpaint(zeros, s, a, b > 0, repeats=2, noise=td.Noise(1)), Array)
+    assert_type(td.inpaint(zeros, s, a, b > 0, method=td.RePaint(2), noise=td.Noise(1)), Array)
 
 
 def networks(ops: Ops, p: SimpleNamespace, x: Array, t: NDArray[np.int64]) -> None:

@@ -78,7 +78,7 @@ def test_bits_per_dim_sums_every_term(variance):
     s, var, D = linear(20, last=0.005), 0.4, 2  # alpha_bar_T = 0.08: L_T counts
     model = normal_data(s, var, D)
     x0 = model.sample(40, 1)
-    bound = bits_per_dim(model, s, x0, seed=5, variance=variance, clip=None, half_width=None)
+    bound = bits_per_dim(model, s, x0, seed=5, chain=Chain(variance, half_width=None))
     by_hand = []
     for t in range(1, 21):
         eps = noise.normal(x0.shape, 5, noise.BOUND, t).astype(np.float64)
@@ -100,7 +100,7 @@ def test_drawn_times_leave_the_expectation_and_the_error_is_honest():
     s, var, repeats = linear(60, last=0.03), 0.4, 150
     model = normal_data(s, var)
     prior, terms = expected_terms(s, var, "beta_tilde")
-    options = {"variance": "beta_tilde", "clip": None, "half_width": None, "times": 4}
+    options = {"chain": Chain("beta_tilde", half_width=None), "times": 4}
     bounds = [
         bits_per_dim(model, s, model.sample(32, seed), seed=seed, **options)
         for seed in range(repeats)
@@ -178,6 +178,9 @@ def test_bits_per_dim_runs_where_its_arrays_live():
     x0 = noise.normal((5, 4), 0).clip(-1, 1)
 
     class OnDevice:
+        def __init__(self):
+            self.xp = xp
+
         def __call__(self, xt, t):
             assert isinstance(xt, strict_cupy.ndarray)
             return 0.3 * xt
@@ -185,7 +188,7 @@ def test_bits_per_dim_runs_where_its_arrays_live():
         def normal(self, *arguments):
             return xp.asarray(noise.normal(*arguments))
 
-    ours = bits_per_dim(OnDevice(), s, xp.asarray(x0), xp=xp)
+    ours = bits_per_dim(OnDevice(), s, xp.asarray(x0))
     close(ours.total, bits_per_dim(lambda xt, t: 0.3 * xt, s, x0).total, rtol=1e-6)
 
 
@@ -206,7 +209,10 @@ def test_bits_per_dim_runs_where_its_arrays_live():
         (lambda s, x: bits_per_dim(lambda xt, t: xt, s, x[:0]), "x0 must be"),
         (lambda s, x: bits_per_dim(lambda xt, t: xt, s, x, times=1), "times must be"),
         (lambda s, x: bits_per_dim(lambda xt, t: xt, s, x, times=11), "times must be"),
-        (lambda s, x: bits_per_dim(lambda xt, t: xt, s, x, half_width=2.0), "half_width must be"),
+        (
+            lambda s, x: bits_per_dim(lambda xt, t: xt, s, x, chain=Chain(half_width=2.0)),
+            "half_width must be",
+        ),
     ],
 )
 def test_bad_input_is_refused(call, message):

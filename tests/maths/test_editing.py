@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.checks import TOL, close
 
 from tinyddpm import exact, noise
-from tinyddpm.editing import inpaint, interpolate, slerp
+from tinyddpm.editing import RePaint, inpaint, interpolate, slerp
 from tinyddpm.errors import InputError
 from tinyddpm.samplers import Noise, ancestral
 from tinyddpm.schedule import linear, spaced
@@ -115,7 +115,9 @@ class Unit(exact.Gaussian):
 def push_inpaint(s, repeats, mask=FIRST_KNOWN, **options):
     """Mean and covariance of what inpaint gives, its affine map read off: no draw is made."""
     denoise = Unit(s, 3 * s.T * repeats + 1)
-    found = inpaint(denoise, s, np.tile(KNOWN, (denoise.rows, 1)), mask, repeats=repeats, **options)
+    found = inpaint(
+        denoise, s, np.tile(KNOWN, (denoise.rows, 1)), mask, method=RePaint(repeats), **options
+    )
     columns = found[1:] - found[0]
     return found[0], columns.T @ columns, denoise.asked
 
@@ -185,9 +187,11 @@ def test_repeats_bring_the_unknown_part_to_its_conditional_mean():
 def test_a_mask_of_zeros_is_ancestral_sampling(variance, steps, spacing):
     s, known, mask, seen = linear(40), np.full((5, 2), 3.0, np.float32), np.zeros((1, 1)), []
     times = spaced(s, steps or 40, spacing)
-    how = {"variance": variance, "clip": 1.5, "noise": Noise(7, 4), "steps": steps and times}
-    expected = ancestral(gaussian(s), s, noise.normal((5, 2), 7, noise.PRIOR, 0, 4), **how)
-    found = inpaint(gaussian(s), s, known, mask, watch=lambda t, *_: seen.append(t), **how)
+    how, own = {"noise": Noise(7, 4), "steps": steps and times}, RePaint(1, variance, clip=1.5)
+    xT = noise.normal((5, 2), 7, noise.PRIOR, 0, 4)
+    expected = ancestral(gaussian(s), s, xT, variance=variance, clip=1.5, **how)
+    watch = {"watch": lambda t, *_: seen.append(t)}
+    found = inpaint(gaussian(s), s, known, mask, method=own, **how, **watch)
     np.testing.assert_array_equal(found, expected)
     assert seen == [*times[1:], 0]
 
@@ -198,12 +202,12 @@ def test_known_pixels_come_out_exactly(dtype, repeats):
     s, known = linear(20), noise.normal((4, 3, 2), 2).astype(dtype)
     data = exact.Gaussian(np.zeros(6), 0.3, s)
     some = np.array([[1, 0], [0, 1], [1, 1]])
-    found = inpaint(data, s, known, some, repeats=repeats, steps=7)
+    found = inpaint(data, s, known, some, method=RePaint(repeats), steps=7)
     assert found.dtype == dtype
     np.testing.assert_array_equal(found[:, some == 1], known[:, some == 1])
     assert np.all(found[:, some == 0] != known[:, some == 0])
     np.testing.assert_array_equal(
-        inpaint(data, s, known, np.ones((3, 2), bool), repeats=repeats), known
+        inpaint(data, s, known, np.ones((3, 2), bool), method=RePaint(repeats)), known
     )
 
 
@@ -211,7 +215,7 @@ def test_inpainting_is_a_function_of_seed_and_sample():
     s, known = linear(20), noise.normal((5, 2), 2)
 
     def run(known, noise):
-        return inpaint(gaussian(s), s, known, FIRST_KNOWN, steps=6, repeats=3, noise=noise)
+        return inpaint(gaussian(s), s, known, FIRST_KNOWN, steps=6, method=RePaint(3), noise=noise)
 
     whole = run(known, 3)
     parts = [run(known[:2], Noise(3)), run(known[2:], Noise(3, first_sample=2))]
@@ -227,7 +231,7 @@ def test_a_watch_is_told_of_each_step_once():
         np.ones((2, 2)),
         FIRST_KNOWN,
         steps=4,
-        repeats=3,
+        method=RePaint(3),
         watch=lambda t, xt, x0_hat: seen.append((t, xt.shape, x0_hat.shape)),
     )
     assert seen == [(t, (2, 2), (2, 2)) for t in [*spaced(s, 4)[1:], 0]]
@@ -235,7 +239,7 @@ def test_a_watch_is_told_of_each_step_once():
 
 def test_inpainting_starts_from_pure_noise():
     s = linear(30).zero_terminal_snr()
-    assert np.all(np.isfinite(inpaint(gaussian(s), s, KNOWN, FIRST_KNOWN, repeats=2)))
+    assert np.all(np.isfinite(inpaint(gaussian(s), s, KNOWN, FIRST_KNOWN, method=RePaint(2))))
 
 
 @pytest.mark.parametrize(
@@ -246,15 +250,15 @@ def test_inpainting_starts_from_pure_noise():
         lambda s, x: interpolate(gaussian(s), s, x[0], x, 3),
         lambda s, x: interpolate(gaussian(s), s, x[0], x[0], 3, steps=[1, 5, 10]),
         lambda s, x: inpaint(gaussian(s), s, x, x, steps=[10, 5, 5, 1]),
-        lambda s, x: inpaint(gaussian(s), s, x, x, repeats=0),
-        lambda s, x: inpaint(gaussian(s), s, x, x, repeats=1.5),
+        lambda s, x: inpaint(gaussian(s), s, x, x, method=RePaint(0)),
+        lambda s, x: inpaint(gaussian(s), s, x, x, method=RePaint(1.5)),
         lambda s, x: inpaint(gaussian(s), s, x.astype(int), x),
         lambda s, x: inpaint(gaussian(s), s, x[0], x[0]),
         lambda s, x: inpaint(gaussian(s), s, x, np.ones(3)),
         lambda s, x: inpaint(gaussian(s), s, x, np.ones((1, 2, 2))),
         lambda s, x: inpaint(gaussian(s), s, x, 0.5 * x),
         lambda s, x: inpaint(gaussian(s), s, x, np.nan * x),
-        lambda s, x: inpaint(gaussian(s), s, x, x, variance="learned"),
+        lambda s, x: inpaint(gaussian(s), s, x, x, method=RePaint(variance="learned")),
         lambda s, x: inpaint(gaussian(s), s, x, x, steps=0),
     ],
 )

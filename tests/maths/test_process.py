@@ -20,7 +20,7 @@ from support.checks import (
 import tinyddpm as td
 from tinyddpm import noise, process, samplers
 from tinyddpm.errors import InputError
-from tinyddpm.samplers import ancestral_coefficients
+from tinyddpm.process import ancestral_coefficients
 from tinyddpm.schedule import linear
 from tinyddpm.settings import TARGETS
 
@@ -200,46 +200,52 @@ def test_posterior_coefficients_of_arrays_are_those_of_numbers(s, seed):
     t = np.arange(1, s.T + 1)
     jumps = (t * noise.uniform((s.T, 1), seed)[:, 0]).astype(int)
     for t_prev in (t - 1, jumps, 0 * t):
-        together = process.posterior_coefficients(s, t, t_prev)
+        together = process.ancestral_coefficients(s, t, t_prev)
         for i in range(s.T):
-            alone = process.posterior_coefficients(s, int(t[i]), int(t_prev[i]))
-            assert tuple(map(float, alone)) == tuple(table[i] for table in together)
+            alone = process.ancestral_coefficients(s, int(t[i]), int(t_prev[i]))
+            assert alone == tuple(table if table is None else table[i] for table in together)
 
 
 @given(schedules(), st.integers(0, 2**32 - 1))
 def test_posterior_and_ancestral_step_have_the_posteriors_coefficients(s, seed):
     t, one, zero = np.arange(1, s.T + 1), np.ones(s.T), np.zeros(s.T)
-    c = process.posterior_coefficients(s, t, t - 1)
+    c = process.ancestral_coefficients(s, t, t - 1)
     np.testing.assert_array_equal(process.q_posterior(s, one, zero, t)[0], c.c_x0)
     np.testing.assert_array_equal(process.q_posterior(s, zero, one, t)[0], c.c_xt)
     np.testing.assert_array_equal(process.q_posterior(s, one, one, t)[1], c.beta_tilde)
-    for found, first, table in zip(process.posterior_tables(s), (1, 0, 0, 0), c):
-        np.testing.assert_array_equal(found, [first, *table])
+    tables = process.posterior_tables(s)
+    for name, first in (("c_x0", 1), ("c_xt", 0), ("sigma", 0), ("beta_tilde", 0)):
+        np.testing.assert_array_equal(getattr(tables, name), [first, *getattr(c, name)])
     jumps = (t * noise.uniform((s.T, 1), seed)[:, 0]).astype(int)
     for t_i, t_prev in zip([*t.tolist()] * 2, [*(t - 1).tolist(), *jumps.tolist()]):
-        c = process.posterior_coefficients(s, t_i, t_prev)
-        low, high = (math.sqrt(v) if t_prev else 0.0 for v in (c.beta_tilde, c.beta))
-        mean = float(c.c_x0), float(c.c_xt)
-        assert ancestral_coefficients(s, t_i, t_prev) == (*mean, low, None)
-        assert ancestral_coefficients(s, t_i, t_prev, "beta") == (*mean, high, None)
+        c = ancestral_coefficients(s, t_i, t_prev)
+        jump = 1 - s.alpha_bar[t_i] / s.alpha_bar[t_prev]
+        beta = s.beta[t_i] if t_prev == t_i - 1 else jump
+        low, high = (math.sqrt(v) if t_prev else 0.0 for v in (c.beta_tilde, beta))
+        mean = c.c_x0, c.c_xt
+        assert c == (*mean, low, None, c.beta_tilde)
+        assert ancestral_coefficients(s, t_i, t_prev, "beta") == (*mean, high, None, c.beta_tilde)
         learned = ancestral_coefficients(s, t_i, t_prev, "learned")
-        assert learned == (*mean, low, math.sqrt(c.beta))
+        assert learned == (*mean, low, math.sqrt(beta), c.beta_tilde)
         assert {type(number) for number in learned} == {float}
 
 
 def test_equation_7_stands_in_one_place(monkeypatch):
     """Another function in its place changes the posterior and the sampler alike."""
 
-    def other(s, t, t_prev):
-        return process.Posterior(*(np.multiply(t, k) for k in (2.0, 3.0, 4.0, 9.0)))
+    def other(s, t, t_prev, variance="beta_tilde"):
+        c_x0, c_xt, beta_tilde = (np.multiply(t, k) for k in (2.0, 3.0, 9.0))
+        return process.Coefficients(c_x0, c_xt, 0 * c_x0, None, beta_tilde)
 
     for module in (process, samplers):
-        monkeypatch.setattr(module, "posterior_coefficients", other)
+        monkeypatch.setattr(module, "ancestral_coefficients", other)
     s, x = linear(10), np.ones(1)
     mean, variance = process.q_posterior(s, x, 10 * x, 5)
     assert (mean[0], variance) == (2 * 5 + 3 * 5 * 10, 9 * 5)
     assert process.beta_tilde(s)[5] == 9 * 5
-    assert samplers.ancestral_coefficients(s, 4, 3) == (8.0, 12.0, 6.0, None)
+    # One step, t = 1: x0_hat = x / sqrt(alpha_bar_1).
+    x0 = samplers.ancestral(lambda xt, t: 0 * xt, td.Schedule([0, 0.75]), x)
+    assert x0[0] == 2 * 2 + 3
 
 
 def test_q_sample_draws_from_the_marginal():

@@ -10,7 +10,7 @@ from support.chains import check_asked
 from support.checks import close
 
 from tinyddpm import exact, noise, process
-from tinyddpm.editing import inpaint, interpolate
+from tinyddpm.editing import RePaint, inpaint, interpolate
 from tinyddpm.errors import InputError
 from tinyddpm.samplers import Noise, PredictorCorrector, ancestral, ddim, langevin
 from tinyddpm.schedule import cosine, linear, spaced
@@ -327,7 +327,7 @@ class OnDevice:
         lambda d, s, x: langevin(d, s, x, method=PredictorCorrector("learned")),
         lambda d, s, x: encode(d, s, x, steps=7),
         lambda d, s, x: interpolate(d, s, x[0], x[1], 3, steps=7),
-        lambda d, s, x: inpaint(d, s, x, x > 0, repeats=2),
+        lambda d, s, x: inpaint(d, s, x, x > 0, method=RePaint(2)),
     ],
 )
 def test_all_of_it_runs_where_its_arrays_live(run):

@@ -39,9 +39,11 @@ def test_a_learned_variance_tightens_the_bound(model, points):
     """By its own definition: the network was trained on just this sum, so it must beat both fixed
     choices.
     """
-    x0, how = points[:1000].astype(np.float32), {"clip": None, "half_width": None}
+    x0 = points[:1000].astype(np.float32)
     bits = {
-        variance: likelihood.bits_per_dim(model, S, x0, seed=0, variance=variance, **how).total
+        variance: likelihood.bits_per_dim(
+            model, S, x0, seed=0, chain=likelihood.Chain(variance, half_width=None)
+        ).total
         for variance in ("learned", "beta_tilde", "beta")
     }
     assert bits["learned"] < min(bits["beta_tilde"], bits["beta"])

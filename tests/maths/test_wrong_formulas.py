@@ -240,6 +240,7 @@ visits, quiet_at_one = on(checks.check_visits, LONG), on(checks.check_no_noise_a
 
 big, small = ((samplers.ancestral, {"variance": name}) for name in ("beta", "beta_tilde"))
 jumps = samplers.ddim, {"steps": 50, "eta": 1.0}
+counted = samplers.ancestral, {"steps": SHORT.T}
 
 
 def sampling(check, sampler, name, wrong):
@@ -265,7 +266,7 @@ CASES = [
     ("3: times stop early", times_of_50, spaced, stops_early),
     ("3: DDIM from the low end", *sampling(visits, jumps, "spaced", from_the_low_end)),
     ("3: DDIM stops early", *sampling(visits, jumps, "spaced", stops_early)),
-    ("3: ancestral stops early", *sampling(point_mass, small, "times", leaves_out_the_last)),
+    ("3: ancestral stops early", *sampling(point_mass, counted, "times", leaves_out_the_last)),
     ("4: never T", checks.check_draw_times, draw_times, draw_below_T),
     ("4: from 0", checks.check_draw_times, draw_times, lambda *a: draw_times(*a) - 1),
     (

@@ -267,3 +267,28 @@ def test_state_names_are_the_checkpoints_arrays(tmp_path, digits):
         all(arrays[name].dtype == np.float32 for name in fresh.arrays())
         and arrays["beta"].dtype == np.float64
     )
+
+
+def test_a_setting_that_is_none_is_refused_with_the_nearest_name(digits):
+    for call in (
+        lambda: td.train(digits.x, 3, sed=4),
+        lambda: td.train(digits.x, 3, save_ever=4),
+        lambda: td.resume("anywhere", digits.x, progres=print),
+        lambda: td.sample(None, 4, samplr="ddim"),
+    ):
+        with pytest.raises(
+            InputError, match="did you mean (seed|steps|save_every|progress|sampler)"
+        ):
+            call()
+    with pytest.raises(InputError, match="no setting is called zzz: there are .*batch.*save_every"):
+        td.train(digits.x, 3, zzz=1)
+
+
+def test_resume_changes_the_counts_that_are_given_and_no_other(digits, tmp_path):
+    td.train(digits.x, out=tmp_path / "r", stop=stop_after(2), **SMALL)
+    before = checkpoint.load(tmp_path / "r")[1]
+    td.resume(tmp_path / "r", digits.x, stop=stop_after(1), keep=5)
+    after = checkpoint.load(tmp_path / "r")[1]
+    assert after == {**before, "step": 3, "keep": 5}
+    with pytest.raises(InputError, match="meta"):
+        td.resume(tmp_path / "r", digits.x, meta={})

@@ -99,11 +99,11 @@ def _new_run(args):
         trained = run.train(
             fit.x,
             steps,
-            args.seed,
-            out,
             labels=labels,
             net=net,
             schedule=s,
+            out=out,
+            seed=args.seed,
             save_every=args.save_every,
             log_every=args.log_every,
             keep=args.keep,
@@ -217,11 +217,12 @@ def _bound(args, trained, held):
         trained.schedule,
         ops.asarray(held.x),
         seed=args.seed,
-        variance="learned" if trained.learns_variance else args.variance,
-        clip=_how(args)["clip"],
-        half_width=1 / (levels - 1) if levels else None,
+        chain=likelihood.Chain(
+            variance="learned" if trained.learns_variance else args.variance,
+            clip=_how(args)["clip"],
+            half_width=1 / (levels - 1) if levels else None,
+        ),
         times=min(BOUND_TIMES, trained.schedule.T),
-        xp=ops.xp,
     )
     return {
         "bits_per_dim": found.total,

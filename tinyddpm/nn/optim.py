@@ -86,7 +86,7 @@ def update(vectors, grad, scale, factors, ema_weight):
         ema[part] = numpy_formulas.average(ema[part], theta[part], ema_weight)
 
 
-def adamw(theta, grad, m, v, step, lr, *, weight_decay=0.0, decay_m=0.9, decay_v=0.999, tol=1e-8):
+def adamw(theta, grad, m, v, step, lr, **constants):
     """One AdamW step in place (Loshchilov19 Algorithm 2; without decay, Kingma15 Algorithm 1).
 
     m <- decay_m m + (1 - decay_m) grad, v <- decay_v v + (1 - decay_v) grad^2,
@@ -97,9 +97,9 @@ def adamw(theta, grad, m, v, step, lr, *, weight_decay=0.0, decay_m=0.9, decay_v
     Args:
         theta, m, v: (P,), changed in place; m and v start at zero.
         grad: (P,), left as it is.
-        step, lr, weight_decay, decay_m, decay_v, tol: as `adamw_factors`'s.
+        step, lr, constants: as `adamw_factors`'s.
     """
-    factors = adamw_factors(step, lr, weight_decay, decay_m, decay_v, tol)
+    factors = adamw_factors(step, lr, **constants)
     update(Vectors(theta, m, v, theta.copy()), grad, 1, factors, ema_weight=0.0)
 
 

@@ -24,7 +24,7 @@ from ..nn.mlp import MLP
 from ..nn.unet import UNet
 from ..process import Array
 from ..schedule import Schedule, cosine
-from ..settings import Recipe
+from ..settings import Recipe, setting, split
 from ..training import Trainer, TrainState, read_record
 from . import checkpoint, files, lock, threads
 from .load import from_checkpoint, net_to_meta
@@ -64,62 +64,69 @@ def default_net(shape: tuple[int, ...], classes: int = 0, learn_variance: bool =
     )
 
 
+@dataclass(frozen=True)
+class RunSettings:
+    """How a run is kept, watched and computed. Raises InputError for counts that cannot be."""
+
+    save_every: int = setting(500, "steps between checkpoints", low=1, metavar="N")
+    log_every: int = setting(10, "steps between lines of the log", low=1, metavar="N")
+    keep: int = setting(2, "how many of the newest checkpoints stay", low=1, metavar="K")
+    backend: str = setting("numpy", "a name in backend.NAMES")
+    progress: Progress | None = setting(None, "called with each step's record")
+    stop: Stop | None = setting(None, "called after each step; True ends the run early")
+    # what the checkpoint keeps beside the run's own settings: JSON's kinds of values
+    meta: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        _check_counts(**self.counts)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What a checkpoint keeps of these settings."""
+        return {"log_every": self.log_every, "save_every": self.save_every, "keep": self.keep}
+
+
 def train(
     images: ArrayLike,
     steps: int = Recipe.steps,
-    seed: int = 0,
-    out: str | Path | None = None,
     *,
     labels: ArrayLike | None = None,
     net: Any = None,
     schedule: Schedule | None = None,
-    save_every: int = 500,
-    log_every: int = 10,
-    keep: int = 2,
-    progress: Progress | None = None,
-    stop: Stop | None = None,
-    meta: dict[str, Any] | None = None,
-    backend: str = "numpy",
-    **recipe: Any,
+    out: str | Path | None = None,
+    **settings: Any,
 ) -> Model:
     """Train on images or points (Ho20 Algorithm 1); returns the Model with averaged parameters.
 
     Args:
         images: (N, H, W, C) images or (N, D) points in [-1, 1].
         steps: of training.
-        seed: of every number drawn.
-        out: a new run folder for checkpoints and the log, or None.
         labels: (N,) integers, for a model that can be asked for classes, or None.
         net: a UNet or MLP, by default `default_net`.
         schedule: by default cosine(1000).
-        save_every: steps between checkpoints.
-        log_every: steps between lines of the log.
-        keep: how many of the newest checkpoints stay.
-        progress: called with each step's record.
-        stop: called after each step; True ends the run early.
-        meta: JSON's kinds of values, kept in the checkpoint.
-        backend: a name in `backend.NAMES`.
-        recipe: the other fields of `settings.Recipe`.
+        out: a new run folder for checkpoints and the log, or None.
+        settings: the fields of `settings.Recipe` (seed, batch, lr, ...) and of `RunSettings`
+            (backend, progress, save_every, ...).
 
     Raises:
         InputError: for bad data or settings.
         TinyDDPMError: training diverges, or the disk refuses.
     """
-    counts = {"log_every": log_every, "save_every": save_every, "keep": keep}
-    data = _checked(images, labels)
-    settings = {**recipe, "steps": steps, "seed": seed}
-    trainer = _fresh_trainer(data, settings, net, schedule or cosine(1000), get(backend))
-    about = {**_about(trainer, data, counts), **(meta or {})}
+    recipe, how = split(settings, Recipe, RunSettings)
+    data, kept = _checked(images, labels), RunSettings(**how)
+    recipe["steps"] = steps
+    trainer = _fresh_trainer(data, recipe, net, schedule or cosine(1000), get(kept.backend))
+    about = {**_about(trainer, data), **kept.counts, **(kept.meta or {})}
     with _held(out):
         if out is not None and checkpoint.holds_run(out):
             raise InputError(f"{out} already holds a run: resume it, or choose another folder")
-        return _Run(trainer, out, about, progress, stop).to_the_end()
+        return _Run(trainer, out, about, kept.progress, kept.stop).to_the_end()
 
 
-def _fresh_trainer(data, settings, net, s, ops):
+def _fresh_trainer(data, given, net, s, ops):
     """The trainer of a new run. Raises InputError for a network that does not fit the data."""
-    recipe = Recipe(**{"shards": ops.shards, **settings})
-    if data.x.ndim == 2 and "levels" not in settings:
+    recipe = Recipe(**{"shards": ops.shards, **given})
+    if data.x.ndim == 2 and "levels" not in given:
         recipe = replace(recipe, levels=0)
     shape, learns_variance = data.x.shape[1:], recipe.vlb > 0
     classes = 0 if data.labels is None else len(np.unique(data.labels))
@@ -129,16 +136,14 @@ def _fresh_trainer(data, settings, net, s, ops):
     return Trainer(net, s, data.x, recipe, state, ops, _numbered(data.labels))
 
 
-def _about(trainer, data, counts):
-    """What a checkpoint keeps of a run, beside its arrays. Raises InputError for bad counts."""
-    _check_counts(**counts)
+def _about(trainer, data):
+    """What a checkpoint keeps of a run, beside its arrays."""
     return {
         "net": net_to_meta(trainer.net),
         "recipe": asdict(trainer.recipe),
         "shape": list(data.x.shape[1:]),
         "classes": [] if data.labels is None else np.unique(data.labels).tolist(),
         "digest": sets.digest(data),
-        **counts,
     }
 
 
@@ -149,21 +154,17 @@ def resume(
     *,
     labels: ArrayLike | None = None,
     expect: dict[str, Any] | None = None,
-    progress: Progress | None = None,
-    stop: Stop | None = None,
-    backend: str = "numpy",
+    **settings: Any,
 ) -> Model:
     """Go on with a run on the same data, bit for bit as if it had never been interrupted.
 
     Args:
         out: the run folder.
         images: what the run was trained on.
-        steps: where to end; by default the run's own number, which keeps the bits.
+        steps: where to end; by default the run's own, which keeps the learning rate and the bits.
         labels: those that the run was trained on, or None.
         expect: settings of the network and the recipe by name, which must be the run's.
-        progress: called with each step's record.
-        stop: called after each step; True ends the run early.
-        backend: a name in `backend.NAMES`.
+        settings: the fields of `RunSettings` but for meta; the counts are the run's unless given.
 
     Returns:
         The Model, with averaged (EMA) parameters.
@@ -172,6 +173,9 @@ def resume(
         InputError: the folder holds no run, or one of other settings (each is named); another
             process trains there; the images are not those it was trained on.
     """
+    kept = RunSettings(**split(settings, RunSettings)[0])
+    if kept.meta is not None:
+        raise InputError("meta is kept from the run's first step: it cannot be given again")
     if not checkpoint.holds_run(out):
         raise InputError(f"no checkpoint in the folder {out}")
     with _held(out):
@@ -187,11 +191,12 @@ def resume(
             if recipe.steps < state.step:
                 reached = f"{out} has already reached step {state.step}"
                 raise InputError(f"{reached}, beyond {recipe.steps}")
-        ops, known = get(backend), _numbered(data.labels)
+        ops, known = get(kept.backend), _numbered(data.labels)
         net, s = trained.net, trained.schedule
         trainer = Trainer(net, s, data.x, recipe, state.on(ops), ops, known)
-        about = {**meta, "recipe": asdict(recipe)}
-        return _Run(trainer, out, about, progress, stop).to_the_end()
+        changed = {name: value for name, value in kept.counts.items() if name in settings}
+        about = {**meta, "recipe": asdict(recipe), **changed}
+        return _Run(trainer, out, about, kept.progress, kept.stop).to_the_end()
 
 
 def _check_settings(out, meta, expect):

@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..model import Model
 from ..noise import Noise
 from ..process import Array
-from ..settings import Sampling
+from ..settings import Sampling, split
 from ..solvers import sample_with, steps_taken
 from . import threads
 
@@ -71,7 +71,7 @@ def sample(
     Raises:
         InputError: for settings that make no sense.
     """
-    ops, settings = model.ops, _settings(n, trajectory, label, guidance, how)
+    settings, ops = _settings(n, trajectory, label, guidance, how), model.ops
     steps = steps_taken(settings.sampler, model.schedule, settings.steps)
     kept = set(np.rint(np.linspace(0, steps, trajectory)).astype(int).tolist())
     labels = None if label is None else np.resize(label, n)
@@ -118,7 +118,4 @@ def _settings(n, trajectory, label, guidance, how):
         )
     if label is None and guidance:
         raise InputError("guidance needs a class to guide to")
-    try:
-        return Sampling(**how)
-    except TypeError as error:
-        raise InputError(f"no such setting of a sampler: {error}") from None
+    return Sampling(**split(how, Sampling)[0])
