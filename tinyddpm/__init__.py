@@ -57,6 +57,7 @@ The papers, by the names that the docstrings cite:
     Naeem20     Reliable fidelity and diversity metrics for generative models, arXiv:2002.09797
 """
 
+from . import starting  # noqa: F401  first, for NumPy's import is what takes long
 from .density import LogLikelihood, dequantise, log_likelihood, ode_bits_per_dim
 from .editing import RePaint, inpaint, interpolate, slerp
 from .errors import InputError, TinyDDPMError

@@ -34,7 +34,7 @@ EVERYTHING = {**SOURCES, **parsed("tests"), ROOT / "setup.py": None}
 # From the ground up: a module may import modules on floors below its own, never beside or above.
 FLOORS = [
     # what everything stands on
-    ["errors", "formulas"],
+    ["errors", "formulas", "starting"],
     ["settings", "noise", "metrics"],
     ["schedule"],
     # the mathematics
@@ -67,7 +67,7 @@ FLOORS = [
 ]
 SHELVES = ["nn", "runs", "datasets", "plots", "tour", "cli"]
 # The mathematics: its modules stand in tinyddpm/ itself, and so do these, which are not of it.
-NOT_MATHS = {"__init__", "__main__", "backend", "kernels"}
+NOT_MATHS = {"__init__", "__main__", "backend", "kernels", "starting"}
 # What the accelerators may import of the package.
 KERNELS_SEE = {"errors", "formulas", "noise", "nn.ops", "nn.optim", "nn.device"}
 

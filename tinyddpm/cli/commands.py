@@ -7,9 +7,7 @@ wrong use or bad input, one line on standard error; 130 and 143 interrupted.
 import argparse
 import contextlib
 import dataclasses
-import io
 import json
-import math
 import pathlib
 import signal
 import warnings
@@ -23,12 +21,12 @@ from ..datasets.untrusted import LIMIT
 from ..errors import InputError, TinyDDPMError
 from ..nn.unet import UNet
 from ..runs import checkpoint, log, run
-from ..runs.files import write_atomic
+from ..runs.files import check_writable, save_array, write_atomic
 from ..runs.load import load
 from ..runs.sample import sample as draw_samples
 from ..settings import Recipe, Sampling
 from . import options
-from .terminal import Progress, Stopped, complain
+from .terminal import Progress, Say, Stopped, complain
 
 # Plots are imported where they are drawn, for no other command needs Pillow or matplotlib.
 
@@ -47,17 +45,30 @@ RECIPE = [
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    say = Say()
+    try:
+        code = _run(argv, say)
+    except SystemExit:  # of --help, --version and wrong options
+        if say.close():
+            return 1
+        raise
+    return say.close() or code
+
+
+def _run(argv, say):
+    """The exit code of one command, what it refuses or fails at in one line."""
     args = options.parser(train, sample, evaluate, backends, tour).parse_args(argv)
-    args.stopped = Stopped()
+    args.stopped, args.say = Stopped(), say
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: complain(message)
-            code: int = args.command(args)
-            return code
+            return args.command(args)
     except InputError as error:
         return _fail(error, 2)
     except TinyDDPMError as error:
         return _fail(error, 1)
+    except OSError as error:  # that nothing nearer to it has put into words
+        return _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 128 + (args.stopped.signal or signal.SIGINT))
     finally:
@@ -81,8 +92,8 @@ def train(args: argparse.Namespace) -> int:
         return _fail(f"stopped at step {step} and saved; {again}", 128 + number)
     _draw_run(out, trained, fit)
     files = "samples.png, reverse.gif, loss.png, log.jsonl, checkpoint.npz"
-    print(f"{out}: {step} steps; {files}")
-    print(f"judge it by the data it never saw: tinyddpm eval {out}")
+    args.say(f"{out}: {step} steps; {files}")
+    args.say(f"judge it by the data it never saw: tinyddpm eval {out}")
     return 0
 
 
@@ -149,6 +160,8 @@ def sample(args: argparse.Namespace) -> int:
 
     trained = load(args.run, args.backend)
     out = args.out or _folder(args.run) / f"samples-{args.seed}.png"
+    for path in filter(None, (out, args.gif, args.array)):
+        check_writable(path)
     x, frames = draw_samples(
         trained,
         args.n,
@@ -159,14 +172,14 @@ def sample(args: argparse.Namespace) -> int:
         **_how(args),
     )
     images.save_png(out, images.picture(x))
-    print(out)
+    args.say(out)
     if args.gif:
-        images.save_gif(args.gif, _gif_frames(frames))
-        print(args.gif)
+        images.save_gif(args.gif, images.small(frames))
+        args.say(args.gif)
     if args.array:
         low, high = trained.meta.get("data", {}).get("restore", (-1, 1))
-        _save_array(args.array, sets.Data(x, low=low, high=high).restore(x))
-        print(args.array)
+        save_array(args.array, sets.Data(x, low=low, high=high).restore(x))
+        args.say(args.array)
     return 0
 
 
@@ -188,12 +201,14 @@ def evaluate(args: argparse.Namespace) -> int:
     scores |= _bound(args, trained, held)
     if trained.classes:
         scores |= _label_agreement(x, asked, fit, held)
-    for name, value in scores.items():
-        print(f"{name:20} {value:.4f}")
     settings = {name: how[name] for name in RECORDED}
     record = {"step": trained.meta["step"], "n": len(x), **settings, **scores}
     text = json.dumps(record, indent=1) + "\n"
-    write_atomic(_folder(args.run) / "eval.json", text.encode())
+    try:
+        write_atomic(_folder(args.run) / "eval.json", text.encode())
+    finally:  # what took minutes is shown, be it that it cannot be kept
+        for name, value in scores.items():
+            args.say(f"{name:20} {value:.4f}")
     return 0
 
 
@@ -236,7 +251,7 @@ def _bound(args, trained, held):
 def backends(args: argparse.Namespace) -> int:
     """tinyddpm backends: one line each, with versions and device, or what is missing."""
     for name, there, words in backend.listing():
-        print(f"{name:10}{'yes' if there else 'no':5}{words}")
+        args.say(f"{name:10}{'yes' if there else 'no':5}{words}")
     return 0
 
 
@@ -252,8 +267,8 @@ def tour(args: argparse.Namespace) -> int:
         if record["step"] == setting.steps:
             line.close()
 
-    chapters.tour(args.out, args.seed, args.backend, setting=setting, progress=progress)
-    print(f"{args.out}: nine figures and index.html, a page to open in a browser")
+    chapters.tour(args.out, args.seed, args.backend, args.say.raw, setting, progress)
+    args.say(f"{args.out}: nine figures and index.html, a page to open in a browser")
     return 0
 
 
@@ -362,26 +377,7 @@ def _draw_run(out, trained, fit):
     x, frames = draw_samples(trained, 64 if pixels else 1024, seed, trajectory=FRAMES)
     reference = None if pixels else fit.x
     images.save_png(out / "samples.png", images.picture(x, reference))
-    images.save_gif(out / "reverse.gif", _gif_frames(frames, reference))
+    images.save_gif(out / "reverse.gif", images.small(frames, reference))
     records = log.read(out)
     curve = figures.loss_curve([r["step"] for r in records], [r["loss"] for r in records])
     images.save_png(out / "loss.png", figures.to_image(curve))
-
-
-def _gif_frames(frames, reference=None):
-    """The reverse process as small pictures: noise does not compress, large ones take megabytes."""
-    if frames.ndim == 3:
-        from ..plots import figures
-
-        return figures.scatter_frames(frames, 320, reference)
-    from ..plots import images
-
-    columns = math.ceil(math.sqrt(frames.shape[1]))
-    scale = max(1, round(288 / (columns * (frames.shape[3] + 1))))
-    return [images.grid(frame, columns, scale) for frame in frames]
-
-
-def _save_array(path, array):
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    write_atomic(path, buffer.getbuffer())

@@ -1,4 +1,4 @@
-"""One line of progress on a terminal, and a clean stop on SIGINT and SIGTERM."""
+"""What a command prints, whatever its streams are, and a clean stop on SIGINT and SIGTERM."""
 
 import contextlib
 import os
@@ -13,9 +13,67 @@ from typing import Any
 GRACE = 1.0  # seconds for what has to be tidied up after an interruption
 
 
+def plain(text: object) -> str:
+    """The text; what a terminal would act on is written out: "\\x1b[2J", which would clear it."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(text)
+    )
+
+
 def complain(message: object) -> None:
-    """Print one line on standard error, whatever line breaks the message has."""
-    print(f"tinyddpm: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    """Print one line on standard error, whatever line breaks the message has; nothing if closed."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):
+            line = plain(" ".join(str(message).split()))
+            print(f"tinyddpm: {line}", file=sys.stderr, flush=True)
+
+
+class Say:
+    """Prints on standard output; what that refuses stops no command, and `close` tells of it.
+
+    Characters that the terminal's encoding lacks are written out.
+    """
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        if sys.stderr is None:  # closed: what is printed there must not land elsewhere
+            sys.stderr = open(os.devnull, "w")  # noqa: SIM115  for as long as the process lives
+
+    def __call__(self, text: object) -> None:
+        """Print one line, of which file names and settings may be parts."""
+        self.raw(plain(text))
+
+    def raw(self, text: str) -> None:
+        """Print a text of our own words, terminal codes and all."""
+        if sys.stdout is None:
+            return
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        shown = text.encode(encoding, "backslashreplace").decode(encoding)
+        self._try(lambda: print(shown, flush=True))
+
+    def close(self) -> int:
+        """Print what is left; returns 1, with a complaint, where something could not be printed.
+
+        A reader that went away, as in `tinyddpm backends | head -1`, has had what it wanted: 0.
+        """
+        if sys.stdout is not None:
+            self._try(sys.stdout.flush)
+        if self.error is None:
+            return 0
+        with contextlib.suppress(OSError, ValueError):  # or Python complains of it at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(self.error, BrokenPipeError):
+            return 0
+        reason = getattr(self.error, "strerror", None) or self.error
+        complain(f"cannot write to standard output: {reason}")
+        return 1
+
+    def _try(self, act):
+        if self.error is None:
+            try:
+                act()
+            except (OSError, ValueError) as error:  # ValueError: the stream is closed
+                self.error = error
 
 
 class Stopped:

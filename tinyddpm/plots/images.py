@@ -4,9 +4,10 @@ import io
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from ..datasets.sets import to_uint8
@@ -60,6 +61,20 @@ def picture(x: ArrayLike, reference: ArrayLike | None = None) -> Image.Image:
     from . import figures  # here, for a grid needs no matplotlib
 
     return figures.to_image(figures.scatter(x, reference=reference))
+
+
+def small(frames: NDArray[Any], reference: ArrayLike | None = None) -> list[Image.Image]:
+    """A process as small pictures: noise does not compress, and large ones take megabytes.
+
+    frames: (K, N, H, W, C) images or (K, N, D) points. reference: as in `picture`.
+    """
+    if frames.ndim == 3:
+        from . import figures
+
+        return figures.scatter_frames(frames, 320, reference)
+    columns = math.ceil(math.sqrt(frames.shape[1]))
+    scale = max(1, round(288 / (columns * (frames.shape[3] + 1))))
+    return [grid(frame, columns, scale) for frame in frames]
 
 
 def png(image: Image.Image) -> bytes:

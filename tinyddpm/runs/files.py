@@ -6,6 +6,7 @@ is one line that names the file.
 
 import contextlib
 import errno
+import io
 import itertools
 import os
 import re
@@ -14,6 +15,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, NoReturn
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import InputError, TinyDDPMError
 
@@ -94,6 +98,13 @@ def write_atomic(
         _sync_folder(target.parent)
     except OSError as error:
         refuse("write", path, error)
+
+
+def save_array(path: Name, array: ArrayLike) -> None:
+    """Write an array as .npy, by `write_atomic`."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_atomic(path, buffer.getvalue())
 
 
 def check_writable(path: Name) -> None:

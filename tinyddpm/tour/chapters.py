@@ -11,7 +11,7 @@ from PIL import Image
 from ..errors import InputError
 from ..plots import figures, images
 from ..runs import threads
-from ..runs.files import write_atomic
+from ..runs.files import check_writable, write_atomic
 from . import page
 from .forward import bayes, bound, destroying_data
 from .gpu import gpu
@@ -49,6 +49,7 @@ def tour(
         TinyDDPMError: a file cannot be written.
     """
     folder, setting = _folder(out), setting or Setting()
+    check_writable(folder / "index.html")
     chapters: list[Chapter] = []
     pictures: dict[str, Image.Image] = {}
 
