@@ -106,8 +106,12 @@ class Recipe:
     )
     # the bound's decoder needs it (Ho20 eq. 13); not an option: the data says it
     levels: int = setting(256, "grey levels of the data, 0 = continuous", low=0, below=math.inf)
-    # not an option: the backend says it
-    shards: int = setting(2, "parts of a batch that run side by side", low=1)
+    shards: int = setting(
+        2,
+        "parts of a batch that threads and ranks share; a sum's last bits depend on how many",
+        low=1,
+        metavar="N",
+    )
     seed: int = setting(0, "of every random number", low=0, below=math.inf)
 
     def __post_init__(self) -> None:

@@ -8,13 +8,13 @@ stopped.
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from . import noise
+from . import noise, shards
 from .errors import InputError, TinyDDPMError
 from .likelihood import Tables, bound_tables, vb_loss_and_slope
 from .nn import optim, params
@@ -30,11 +30,10 @@ from .process import (
 )
 from .schedule import Schedule
 from .settings import Recipe
+from .shards import ALONE, Alone, Share
 
 NUMPY = Ops()
 PLAN = 64  # steps whose batches are drawn together
-
-Share = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]  # map, or one over threads
 
 
 # Ho20 Algorithm 1, lines 2 to 5.
@@ -263,18 +262,18 @@ class Trainer:
         self.objective = Objective(recipe.target, recipe.min_snr, recipe.vlb, tables)
         self.planned: tuple[int, list[Array]] | None = None
         self.p = params.views(net.spec(), state.theta)
-        cuts = np.linspace(0, recipe.batch, min(recipe.shards, recipe.batch) + 1).astype(int)
-        self.parts = [slice(int(a), int(b)) for a, b in itertools.pairwise(cuts)]
-        self.grads = [ops.xp.zeros_like(state.theta) for _ in self.parts]
-        self.views = [params.views(net.spec(), grad) for grad in self.grads]
+        self.parts = shards.cuts(recipe.batch, recipe.shards)
+        self.grads: dict[int, Array] = {}  # of the parts that this process computes
+        self.views: dict[int, Any] = {}
 
-    def step(self, share: Share = map) -> dict[str, Any]:
+    def step(self, share: Share = map, team: Alone = ALONE) -> dict[str, Any]:
         """Take one step of Ho20 Algorithm 1 with AdamW.
 
         On a lazy backend loss and norm are not read here: `read_record` does it.
 
         Args:
             share: the map that runs the parts of a batch, such as `runs.threads.workers` gives.
+            team: the processes that compute the parts.
 
         Returns:
             {"step", "loss", "grad_norm", "lr"}.
@@ -285,10 +284,10 @@ class Trainer:
         r, state, ops = self.recipe, self.state, self.ops
         step = state.step + 1
         drawn = self._plan(step)  # lines 2 and 3
-        loss = sum(share(functools.partial(self._part, step, drawn), range(len(self.parts))))
-        grad = self.grads[0]
-        for other in self.grads[1:]:
-            grad += other
+        mine = team.mine(len(self.parts))
+        self._make_room(mine)
+        losses = list(share(functools.partial(self._part, step, drawn), mine))
+        grad, loss = team.total(self.grads, losses)
         scale, norm = ops.clip_scale(grad, r.clip_norm)
         lr = optim.learning_rate(step, r.steps, r.lr, r.warmup, r.decay)
         record = {"step": step, "loss": loss, "grad_norm": norm, "lr": lr}
@@ -300,6 +299,13 @@ class Trainer:
         ops.adamw_ema(vectors, grad, scale, factors, average)
         state.step = step
         return record
+
+    def _make_room(self, mine):
+        """A gradient for each part that this process computes."""
+        if self.grads.keys() != set(mine):
+            self.grads = {index: self.ops.xp.zeros_like(self.state.theta) for index in mine}
+            spec = self.net.spec()
+            self.views = {index: params.views(spec, grad) for index, grad in self.grads.items()}
 
     def _part(self, step, drawn, index):
         """One part of a batch: its share of the loss; its gradient is left in grads[index]."""

@@ -10,8 +10,8 @@ from tinyddpm.nn.mlp import MLP
 from tinyddpm.nn.unet import UNet
 from tinyddpm.settings import Recipe, Sampling, setting
 
-# What the command line has no option for: the data and the backend give the first two, --no-clip
-# sets the third to None.
+# What the command line has no option for, or one without a default of its own: the data and the
+# backend give the first two, --no-clip sets the third to None.
 NO_OPTIONS = {"levels", "shards", "clip"}
 
 

@@ -39,7 +39,7 @@ FLOORS = [
     ["schedule"],
     # the mathematics
     ["process"],
-    ["samplers", "exact", "guidance"],
+    ["samplers", "exact", "guidance", "shards"],
     ["solvers", "likelihood"],
     ["density", "editing"],
     # the networks, and what is learned with them

@@ -35,7 +35,8 @@ FRAMES = 48  # of the reverse process in the GIF
 BOUND_TIMES = 32
 # how the samples of `eval` were drawn, in the order of eval.json
 RECORDED = ("seed", "sampler", "steps", "eta", "spacing", "variance", "guidance", "clip")
-# the recipe's fields that are handed on as they are; the data and the backend give the last two
+# the recipe's fields that are handed on as they are; the data and the backend give the last two,
+# --shards but where it is not given
 RECIPE = [
     field.name
     for field in dataclasses.fields(Recipe)
@@ -124,6 +125,7 @@ def _new_run(args):
             backend=args.backend,
             levels=fit.levels,
             **{name: getattr(args, name) for name in RECIPE},
+            **({} if args.shards is None else {"shards": args.shards}),
         )
     return out, fit, trained
 
@@ -353,7 +355,8 @@ def _net(args, shape, labels):
 
 def _expected(args, meta):
     """The settings given beside --resume, as a checkpoint has them: what the run must have."""
-    given = {name: getattr(args, name) for name in (*options.UNET, *options.PERCEPTRON)}
+    names = (*options.UNET, *options.PERCEPTRON, "shards")
+    given = {name: getattr(args, name) for name in names}
     if args.attention is not None:
         given["attention"] = [level in args.attention for level in range(len(meta["net"]["mults"]))]
     for name in RECIPE:

@@ -100,6 +100,8 @@ def _train_options(sub):
         # --resume must know whether --steps was given
         changes = _unset(Recipe, name) if name == "steps" else {}
         _add(group, Recipe, name, **changes)
+    text = f"{_field(Recipe, 'shards').metadata['help']} (default: 2; on a device 1)"
+    _add(group, Recipe, "shards", default=None, help=text)
     group = sub.add_argument_group("diffusion")
     group.add_argument(
         "--schedule", choices=schedule.KINDS, default="cosine", help="how beta rises"

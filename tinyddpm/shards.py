@@ -1,0 +1,86 @@
+"""A batch in shards: which process computes which, and in what order their gradients are added.
+
+A batch is cut into a number of shards that is the run's own. Their gradients are added as a tree,
+neighbours first, then pairs of neighbours. A float sum depends on its order, so a run has the same
+bits however many threads or processes share the work.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .process import Array
+
+Share = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # map, or one over threads
+T = TypeVar("T")
+
+
+def cuts(batch: int, shards: int) -> list[slice]:
+    """The samples of each shard: their sizes differ by one at most, and none is empty."""
+    edges = np.linspace(0, batch, min(shards, batch) + 1).astype(int).tolist()
+    return [slice(a, b) for a, b in zip(edges, edges[1:])]
+
+
+def additions(count: int) -> list[tuple[int, int]]:
+    """The sum of `count` parts as a tree: [(i, j), ...] is part i += part j, in this order.
+
+    The total ends in part 0.
+    """
+    tree, apart = [], 1
+    while apart < count:
+        tree += [(i, i + apart) for i in range(0, count - apart, 2 * apart)]
+        apart *= 2
+    return tree
+
+
+def add(parts: Mapping[int, Array] | list[Array], tree: Iterable[tuple[int, int]]) -> None:
+    """Add arrays in place, in the order that `additions` gives."""
+    for i, j in tree:
+        target = parts[i]
+        target += parts[j]
+
+
+class Alone:
+    """One process, which does all of the work; `parallel.Ranks` has the same methods for several.
+
+    Every method is called by all processes, in the same order.
+    """
+
+    first = True  # whether this is the process that writes and prints
+    size = 1  # how many processes there are
+
+    def mine(self, count: int) -> range:
+        """The shards of `count` that this process computes."""
+        return range(count)
+
+    def total(self, grads: Mapping[int, Array], losses: list[Any]) -> tuple[Array, Any]:
+        """The sums over all shards of the gradients and of the losses, the same in every process.
+
+        Args:
+            grads: the gradients (P,) of this process's shards by their numbers; overwritten.
+            losses: theirs, in the order of the shards.
+
+        Returns:
+            The gradient, one of the arrays that came, and the loss.
+        """
+        add(grads, additions(len(grads)))
+        return grads[0], sum(losses)
+
+    def spread(self, share: Share) -> Share:
+        """A map like `share` whose items are divided among the processes; all get every result."""
+        return share
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so in any process."""
+        return flag
+
+    def once(self, f: Callable[[], T]) -> T:
+        """What f returns or raises, called in the first process alone."""
+        return f()
+
+    def same(self, about: Mapping[str, Any]) -> None:
+        """Raise InputError, with the names, where processes differ in what they are to do."""
+
+
+ALONE = Alone()
