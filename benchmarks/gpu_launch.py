@@ -1,13 +1,13 @@
 """Philox's known answers on the device, and what a launch costs by each way to it."""
 
-import pathlib
 import statistics
-import tempfile
 
 import numpy as np
 from numba import cuda
 from tinyddpm.kernels.gpu import fused_steps
+from tinyddpm.kernels.gpu.launch import parameters
 from tinyddpm.kernels.gpu.philox import encipher
+from tinyddpm.kernels.gpu.signatures import SIGNATURES
 
 from .bench import WrongAnswer
 from .clock import reading
@@ -46,7 +46,8 @@ def overhead(bench):
     """
     z = bench.ops.xp.empty(SIZE, np.float32)
     kernel, grid, block = fused_steps.KERNELS[True].normal, (1, 1), (THREADS, 1)
-    scalars = np.int32(1), np.int32(SIZE), tuple(np.uint32(word) for word in (1, 0, 0, 0, 0))
+    words, clock = bench.ops._counter(1, 1, 0, 0, 0)
+    scalars = np.int32(1), np.int32(SIZE), words, cuda.as_cuda_array(clock, sync=False)
     ready = cuda.as_cuda_array(z, sync=False)
     ways = {
         # an array handed over as it is has its stream waited for: Numba follows the interface's
@@ -60,7 +61,8 @@ def overhead(bench):
     }
     ways["numba, array wrapped before"]()
     want = bench.ops.to_host(z)
-    raw, arguments = _raw(kernel, z, scalars)
+    raw = bench.ops._function("normal", wide=True)
+    arguments = parameters(SIGNATURES["normal"], (z, *scalars[:3], clock))
     z[:] = 0
     raw(grid, block, arguments)
     if not np.array_equal(bench.ops.to_host(z), want):
@@ -75,18 +77,3 @@ def overhead(bench):
             reading(launch, bench.wait, CALLS) for _ in range(READINGS)
         )
     return found
-
-
-def _raw(kernel, z, scalars):
-    """(the compiled kernel as CuPy launches it, its arguments), an array being seven words."""
-    import cupy
-
-    compiled = list(kernel.overloads.values())[-1]
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder, "kernel.cubin")
-        path.write_bytes(bytes(compiled._codelibrary.get_cubin()))
-        function = cupy.RawModule(path=str(path)).get_function(compiled.entry_name)
-    samples, n, words = scalars
-    # nothing to count references with, no parent, elements, bytes of one, address, shape, strides
-    array = (0, 0, z.size, z.itemsize, z.data.ptr, z.size, z.itemsize)
-    return function, (*map(np.uint64, array), samples, n, *words)

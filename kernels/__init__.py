@@ -10,10 +10,11 @@ cpu/ops.py holds the operations that Numba speeds up on a CPU, over
 gpu/cupy_ops.py holds the operations over CuPy's arrays, and gpu/cuda_ops.py those with CUDA
 kernels, over
 - fused_steps.py, noise and the steps; groupnorm.py, GroupNorm and SiLU; im2col.py, patches;
-- device_functions.py, what the kernels call; launch.py, how they are started;
+- device_functions.py, what the kernels call; signatures.py, their names and arguments; launch.py,
+  how they are started; cubins.py, how the compiled ones are kept on disk;
 - toolkit.py, where CUDA's compiler lies; ptx.py, the kernels compiled without a device;
   roofline.py, what they cost; philox.py, a kernel to check a device with.
 
-The mathematics is in tinyddpm.formulas and, for logarithm and circle, in polynomials.py. Nothing is
-imported here.
+The mathematics is in tinyddpm.formulas and, for logarithm and circle, in polynomials.py; kept.py
+says where compiled code lies. Nothing is imported here.
 """

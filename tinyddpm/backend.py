@@ -67,7 +67,7 @@ def reason(name: str) -> str | None:
     if name == "cuda" and _simulating():
         return f"{SIMULATE} is set, so numba offers its simulator only (backend cuda-sim)"
     if name in ("cupy", "cuda"):
-        return _no_device()
+        return _no_device() or (_no_kernel() if name == "cuda" else None)
     return None
 
 
@@ -91,12 +91,24 @@ def _no_device():
     return None if count else "no CUDA device"
 
 
+def _no_kernel():
+    """Why no CUDA kernel can be compiled and run on the device, or None where one can."""
+    try:
+        ops = importlib.import_module("tinyddpm.kernels.gpu.cuda_ops").make("cuda")
+        ops.to_host(ops.normal((1, 4)))
+    except Exception as error:  # whatever breaks in Numba, CuPy or the driver is the reason
+        words = " ".join(str(error).split()) or "no more is said"
+        return f"a kernel does not run: {type(error).__name__}: {words}"
+    return None
+
+
 def listing() -> list[tuple[str, bool, str]]:
     """List every backend: its name, whether it is there, its versions and device or why not."""
-    # all before `about` loads numba without its simulator
-    reasons = {name: reason(name) for name in NAMES}
+    # those that load numba without its simulator come last: `about` and the kernel that cuda tries
+    reasons = {name: reason(name) for name in sorted(NAMES, key="cuda".__eq__)}
     rows = []
-    for name, missing in reasons.items():
+    for name in NAMES:
+        missing = reasons[name]
         try:
             words = missing or about(name)
         except ImportError as error:

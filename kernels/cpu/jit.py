@@ -8,14 +8,13 @@ changed source starts a new one.
 import hashlib
 import pathlib
 import sys
-import tempfile
 
 from numba import config, njit
 from numba.core import event
 
 from tinyddpm import formulas
 
-from .. import polynomials
+from .. import kept, polynomials
 from .tiles import TILES
 
 HERE = pathlib.Path(__file__).parent
@@ -34,29 +33,9 @@ def digest():
 def cache_folder():
     """Where compiled kernels are kept: the folder of this digest, or None.
 
-    It lies in NUMBA_CACHE_DIR where that is set, else in __pycache__, else in the user's cache: the
-    first that can be written. None where none can: every process then compiles the kernels.
+    None where none can be written: every process then compiles the kernels.
     """
-    places = (
-        [pathlib.Path(config.CACHE_DIR)]
-        if config.CACHE_DIR
-        else [HERE / "__pycache__", _users_cache()]
-    )
-    for place in places:
-        folder = place / f"tinyddpm-{digest()}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-            return folder
-        except OSError:
-            continue
-    return None
-
-
-def _users_cache():
-    from numba.misc.appdirs import AppDirs
-
-    return pathlib.Path(AppDirs(appname="numba", appauthor=False).user_cache_dir)
+    return kept.folder(f"tinyddpm-{digest()}", HERE)
 
 
 FOLDER = cache_folder()

@@ -15,11 +15,10 @@ from tinyddpm.nn import optim
 from tinyddpm.nn.ops import Ops
 from tinyddpm.noise import EPS, REVERSE
 
-from . import fused_steps, groupnorm
+from . import groupnorm
 from .cupy_ops import CupyOps
 from .device_functions import SIMULATED
-from .im2col import IM2COL
-from .launch import STEP_THREADS, Launcher, aligned, counter, float32, tiles_for
+from .launch import STEP_THREADS, Launcher, aligned, tiles_for
 
 NORM_THREADS = 8 if SIMULATED else groupnorm.THREADS  # of a block; few for the simulator
 
@@ -44,8 +43,8 @@ class CudaKernels(Launcher):
     def normal(self, shape, seed=0, purpose=EPS, step=0, first_sample=0):
         """Ops.normal, on the device."""
         z = self.xp.empty(shape, np.float32)
-        words = counter(shape[0], seed, purpose, step, first_sample)
-        self._launch_rows("normal", shape, [z.reshape(-1)], words)
+        words = self._counter(shape[0], seed, purpose, step, first_sample)
+        self._launch_rows("normal", shape, [z.reshape(-1)], *words)
         return z
 
     def noised(self, x0, eps, c_x0, c_eps):
@@ -61,8 +60,8 @@ class CudaKernels(Launcher):
         xt, eps = self.xp.empty(x0.shape, np.float32), self.xp.empty(x0.shape, np.float32)
         c_x0, c_eps = (self._flat(c, x0.shape[:1]) for c in (c_x0, c_eps))
         arrays = [self._flat(x0), c_x0, c_eps, xt.reshape(-1), eps.reshape(-1)]
-        words = counter(len(x0), seed, purpose, step, first_sample)
-        self._launch_rows("noised_drawn", x0.shape, arrays, words)
+        words = self._counter(len(x0), seed, purpose, step, first_sample)
+        self._launch_rows("noised_drawn", x0.shape, arrays, *words)
         return xt, eps
 
     def reverse(self, xt, prediction, z, c):
@@ -70,15 +69,16 @@ class CudaKernels(Launcher):
         xs = self.xp.empty(xt.shape, np.float32)
         z = z if c.sigma else xt  # any array will do: it is multiplied by 0
         given = [self._flat(x, xt.shape) for x in (xt, prediction, z)]
-        self._launch_rows("reverse", xt.shape, [*given, xs.reshape(-1)], float32(*c))
+        self._launch_rows("reverse", xt.shape, [*given, xs.reshape(-1)], self._numbers(*c))
         return xs
 
     def reverse_drawn(self, xt, prediction, c, seed=0, purpose=REVERSE, step=0, first_sample=0):
         """Ops.reverse_drawn, in one kernel: the z that `normal` draws with these arguments."""
         xs = self.xp.empty(xt.shape, np.float32)
         arrays = [self._flat(xt), self._flat(prediction, xt.shape), xs.reshape(-1)]
-        words = counter(len(xt), seed, purpose, step, first_sample)
-        self._launch_rows("reverse_drawn", xt.shape, arrays, float32(*c), words)
+        words = self._counter(len(xt), seed, purpose, step, first_sample)
+        c = c if isinstance(c, self.xp.ndarray) else self._numbers(*c)
+        self._launch_rows("reverse_drawn", xt.shape, arrays, c, *words)
         return xs
 
     def adamw_ema(self, vectors, grad, scale, factors, ema_weight):
@@ -93,9 +93,12 @@ class CudaKernels(Launcher):
                 f"adamw_ema needs vectors of one shape, got {[x.shape for x in vectors]}"
             )
         threads, tiles = tiles_for(-(-theta.size // 4), STEP_THREADS)
-        numbers = np.int64(theta.size), float32(*factors), np.float32(ema_weight)
-        kernel = fused_steps.KERNELS[aligned(flat)].adamw_ema
-        self._launch(kernel, (tiles,), (threads,), *flat, self._flat(scale, (1,)), *numbers)
+        if not isinstance(factors, self.xp.ndarray):
+            numbers = self._numbers(*factors, ema_weight)
+            factors, ema_weight = numbers[:6], numbers[6]
+        numbers = np.int64(theta.size), factors, ema_weight.reshape(1)
+        arrays = *flat, self._flat(scale, (1,))
+        self._launch("adamw_ema", (tiles,), (threads,), *arrays, *numbers, wide=aligned(flat))
 
     def clip_scale(self, grad, limit):
         """`optim.clip_scale_unread`: on the device, the scale (1,) for a kernel to read."""
@@ -135,10 +138,10 @@ class CudaKernels(Launcher):
         mean, inv = (self.xp.empty(B * groups, np.float32) for _ in range(2))
         w, b = self._flat(p.w, (C,)), self._flat(p.b, (C,))
         kept = _Normalised(self._flat(x), w, b, mean, inv, groups, silu)
-        kernel = groupnorm.norm_silu if silu else groupnorm.norm
+        name = "norm_silu" if silu else "norm"
         grid, block, sizes = _group_launch(x.shape, groups)
         arrays = kept.x, w, b, y.reshape(-1), mean, inv
-        self._launch(kernel, grid, block, *arrays, *sizes, np.float32(tol))
+        self._launch(name, grid, block, *arrays, *sizes, np.float32(tol))
         tape.append(kept)
         return y
 
@@ -146,11 +149,11 @@ class CudaKernels(Launcher):
         kept = tape.pop()
         dx = self.xp.empty(dy.shape, np.float32)
         dw, db = (self.xp.empty((len(dy), dy.shape[-1]), np.float32) for _ in range(2))
-        kernel = groupnorm.norm_silu_backward if kept.silu else groupnorm.norm_backward
+        name = "norm_silu_backward" if kept.silu else "norm_backward"
         grid, block, sizes = _group_launch(dy.shape, kept.groups)
         given = self._flat(dy), kept.x, kept.w, kept.b, kept.mean, kept.inv
         filled = (a.reshape(-1) for a in (dx, dw, db))
-        self._launch(kernel, grid, block, *given, *filled, *sizes)
+        self._launch(name, grid, block, *given, *filled, *sizes)
         g.w += dw.sum(axis=0)
         g.b += db.sum(axis=0)
         return dx
@@ -167,7 +170,7 @@ class CudaKernels(Launcher):
         across, _ = tiles_for(C // (4 if wide else 1), STEP_THREADS)
         grid, block = (B, size[0], k * k), (across, min(STEP_THREADS // across, size[1]))
         sizes = map(np.int64, (H, W, C, k, stride, before, size[1]))
-        self._launch(IM2COL[wide], grid, block, flat, patches.reshape(-1), *sizes)
+        self._launch("im2col", grid, block, flat, patches.reshape(-1), *sizes, wide=wide)
         return patches
 
 

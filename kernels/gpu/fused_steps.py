@@ -33,14 +33,31 @@ def flat(row, n, first):
 
 
 @device
-def draw(row, first, words):
-    """Four N(0, 1) values for the elements from `first` on of a row.
+def counter(row, first, words, clock):
+    """Philox's four counter and two key words for the four elements from `first` on of a row.
 
-    words: k0, k1, purpose, step, first_sample, uint32.
+    Args:
+        row, first: where.
+        words: k0, k1, purpose, step, first_sample, uint32.
+        clock: (5,) uint32, added to the words: what a recorded graph moves on with.
     """
     k0, k1, purpose, step, first_sample = words
-    block, sample = np.uint64(np.uint32(first >> 2)), np.uint64(np.uint32(first_sample + row))
-    return normals(block, sample, step, purpose, k0, k1)
+    sample = np.uint32(np.uint32(first_sample + clock[4]) + np.uint32(row))
+    return (
+        np.uint64(np.uint32(first >> 2)),
+        np.uint64(sample),
+        np.uint64(np.uint32(step + clock[3])),
+        np.uint64(np.uint32(purpose + clock[2])),
+        np.uint64(np.uint32(k0 + clock[0])),
+        np.uint64(np.uint32(k1 + clock[1])),
+    )
+
+
+@device
+def draw(row, first, words, clock):
+    """Four N(0, 1) values for the elements from `first` on of a row; arguments as `counter`'s."""
+    c0, c1, c2, c3, k0, k1 = counter(row, first, words, clock)
+    return normals(c0, c1, c2, c3, k0, k1)
 
 
 def normal_kernel(wide):
@@ -48,17 +65,17 @@ def normal_kernel(wide):
     _, store = access(wide)
 
     @cuda.jit(fastmath=True)
-    def normal(z, samples, n, words):
+    def normal(z, samples, n, words, clock):
         """z ~ N(0, I).
 
         Args:
             z: float32, filled.
             samples, n: how many rows, and how many elements each has.
-            words: k0, k1, purpose, step, first_sample, uint32.
+            words, clock: as `counter`'s.
         """
         row, first, left = place(n)
         if left > 0 and row < samples:
-            z0, z1, z2, z3 = draw(row, first, words)
+            z0, z1, z2, z3 = draw(row, first, words, clock)
             store(z, flat(row, n, first), left, z0, z1, z2, z3)
 
     return {"normal": normal}
@@ -93,18 +110,18 @@ def noised_kernels(wide):
             write(x0, c_x0, c_eps, xt, row, i, left, e0, e1, e2, e3)
 
     @cuda.jit(fastmath=True)
-    def noised_drawn(x0, c_x0, c_eps, xt, eps, samples, n, words):
+    def noised_drawn(x0, c_x0, c_eps, xt, eps, samples, n, words, clock):
         """eps ~ N(0, I) and xt = c_x0 x0 + c_eps eps: 12 bytes an element.
 
         Args:
             x0, xt, eps: rows of n elements; xt and eps are filled.
             c_x0, c_eps, samples, n: as `noised_given`'s.
-            words: as `normal`'s.
+            words, clock: as `counter`'s.
         """
         row, first, left = place(n)
         if left > 0 and row < samples:
             i = flat(row, n, first)
-            e0, e1, e2, e3 = draw(row, first, words)
+            e0, e1, e2, e3 = draw(row, first, words, clock)
             store(eps, i, left, e0, e1, e2, e3)
             write(x0, c_x0, c_eps, xt, row, i, left, e0, e1, e2, e3)
 
@@ -118,6 +135,7 @@ def reverse_kernels(wide):
     @device
     def write(xt, prediction, xs, i, left, c, z0, z1, z2, z3):
         """Store x_s of one thread's elements, whose noise is z0..z3."""
+        c = c[0], c[1], c[2], c[3], c[4], c[5]
         x, y = load(xt, i, left, ZERO), load(prediction, i, left, ZERO)
         s0, s1 = reverse(x[0], y[0], z0, c), reverse(x[1], y[1], z1, c)
         s2, s3 = reverse(x[2], y[2], z2, c), reverse(x[3], y[3], z3, c)
@@ -130,7 +148,7 @@ def reverse_kernels(wide):
         Args:
             xt, prediction, z, xs: rows of n elements; xs is filled.
             samples, n: how many rows, and how many elements each has.
-            c: the numbers of a FusedStep, in its order, float32.
+            c: (6,), the numbers of a FusedStep in its order: an array, as scale in `adamw_ema`.
         """
         row, first, left = place(n)
         if left > 0 and row < samples:
@@ -139,19 +157,18 @@ def reverse_kernels(wide):
             write(xt, prediction, xs, i, left, c, z0, z1, z2, z3)
 
     @cuda.jit(fastmath=True)
-    def reverse_drawn(xt, prediction, xs, samples, n, c, words):
+    def reverse_drawn(xt, prediction, xs, samples, n, c, words, clock):
         """x_s from x_t and the network's prediction: 12 bytes an element.
 
         Args:
             xt, prediction, xs, samples, n, c: as `reverse_given`'s.
-            words: as `normal`'s; z is drawn unless sigma is 0.
+            words, clock: as `counter`'s; z is drawn unless sigma is 0.
         """
         row, first, left = place(n)
         if left > 0 and row < samples:
             z0, z1, z2, z3 = ZERO, ZERO, ZERO, ZERO
-            _, _, _, _, _, sigma = c
-            if sigma != ZERO:
-                z0, z1, z2, z3 = draw(row, first, words)
+            if c[5] != ZERO:
+                z0, z1, z2, z3 = draw(row, first, words, clock)
             write(xt, prediction, xs, flat(row, n, first), left, c, z0, z1, z2, z3)
 
     return {"reverse": reverse_given, "reverse_drawn": reverse_drawn}
@@ -173,13 +190,15 @@ def optimiser_kernel(wide):
         Args:
             theta, m, v, ema: (n,), changed in place.
             grad: (n,).
-            scale: (1,), what grad is multiplied by first; an array, so that the host need not wait
-                for it.
+            scale: (1,), what grad is multiplied by first; an array, so that neither the host nor
+                a recorded graph has to know it.
             n: how many parameters.
-            factors: the numbers of AdamWFactors, in their order, float32.
-            ema_weight: float32.
+            factors: (6,), the numbers of AdamWFactors in their order.
+            ema_weight: (1,).
         """
         i, end = np.uint64(4 * cuda.grid(1)), np.uint64(n)
+        factors = factors[0], factors[1], factors[2], factors[3], factors[4], factors[5]
+        ema_weight = ema_weight[0]
         if wide and i + FOUR <= end:
             s, p, g = scale[0], load4(theta, i), load4(grad, i)
             a, b, e = load4(m, i), load4(v, i), load4(ema, i)
@@ -200,6 +219,20 @@ def optimiser_kernel(wide):
                 i += ONE
 
     return {"adamw_ema": adamw_ema}
+
+
+@cuda.jit
+def assign(words, numbers, given_words, given_numbers):
+    """Write what changes from step to step where recorded kernels read it, by one thread.
+
+    Args:
+        words, numbers: (8,) uint32 and (8,) float32, filled.
+        given_words, given_numbers: eight of each, by value: no memory of the host is read later.
+    """
+    words[0], words[1], words[2], words[3] = given_words[:4]
+    words[4], words[5], words[6], words[7] = given_words[4:]
+    numbers[0], numbers[1], numbers[2], numbers[3] = given_numbers[:4]
+    numbers[4], numbers[5], numbers[6], numbers[7] = given_numbers[4:]
 
 
 def kernels(wide):

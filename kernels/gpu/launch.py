@@ -1,15 +1,18 @@
 """How CUDA kernels are launched over CuPy's arrays, or simulated over NumPy's."""
 
 import math
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-from numba import cuda
+from numba import types
 
 from tinyddpm.errors import InputError
 from tinyddpm.noise import words
 
-from . import fused_steps
+from . import cubins
 from .device_functions import SIMULATED
+from .signatures import SIGNATURES, kernel
 
 # Threads of a block. The simulator starts a thread of the operating system for each, so it gets
 # few.
@@ -30,11 +33,6 @@ def aligned(arrays):
     )
 
 
-def float32(*values):
-    """Numbers as float32, for a kernel's arguments."""
-    return tuple(np.float32(value) for value in values)
-
-
 def counter(samples, seed, purpose, step, first_sample):
     """The words from which kernels build Philox's counter and key.
 
@@ -52,8 +50,65 @@ def counter(samples, seed, purpose, step, first_sample):
     return tuple(np.uint32(word) for word in (k0, k1, purpose, step, first_sample))
 
 
+CASTS = {
+    types.int64: int,
+    types.int32: np.int32,
+    types.uint32: np.uint32,
+    types.float32: np.float32,
+}
+
+
+def parameters(signature, arguments):
+    """A kernel's arguments as CUDA takes them: what Numba's code expects, one after another.
+
+    A flat array is seven words of 64 bits: nothing to count references with, no parent, elements,
+    bytes of one, address, shape, strides. A tuple is its values.
+    """
+    packed = []
+    for kind, value in zip(signature, arguments, strict=True):
+        if isinstance(kind, types.Array):
+            size, step = value.size, value.itemsize
+            packed += 0, 0, size, step, value.data.ptr, size, step
+        elif isinstance(kind, types.UniTuple):
+            packed += map(CASTS[kind.dtype], value)
+        else:
+            packed.append(CASTS[kind](value))
+    return tuple(packed)
+
+
 class Launcher:
     """The part of a backend that starts kernels; `xp` is the module of its arrays."""
+
+    functions: dict[tuple, Any] = {}  # the kernels that have been loaded, by device, name, form
+
+    @cached_property
+    def _still(self):
+        """The clock that moves nothing, by device."""
+        return {}
+
+    def _counter(self, samples, seed, purpose, step, first_sample):
+        """The words and the clock of what is drawn; `step` may be a clock, (5,) on the device."""
+        if isinstance(step, self.xp.ndarray):
+            return counter(samples, seed, purpose, 0, first_sample), step
+        device = 0 if self.xp is np else self.xp.cuda.runtime.getDevice()
+        if device not in self._still:
+            self._still[device] = self.xp.zeros(5, np.uint32)
+        return counter(samples, seed, purpose, step, first_sample), self._still[device]
+
+    def _numbers(self, *values):
+        """At most eight numbers as float32 on the device, without a copy from the host's memory."""
+        if self.xp is np:
+            return np.float32(values)
+        words, numbers = self.xp.empty(8, np.uint32), self.xp.empty(8, np.float32)
+        self._assign(words, numbers, (), values)
+        return numbers[: len(values)]
+
+    def _assign(self, words, numbers, given_words, given_numbers):
+        """words and numbers, eight of each on the device, become the host's, or 0 beyond them."""
+        given_words = map(np.uint32, (*given_words, *[0] * (8 - len(given_words))))
+        given_numbers = map(np.float32, (*given_numbers, *[0] * (8 - len(given_numbers))))
+        given = tuple(given_words), tuple(given_numbers)
+        self._launch("assign", (1,), (1,), words, numbers, *given)
 
     def _flat(self, x, shape=None):
         """x as a flat array, copied where its elements are not neighbours.
@@ -79,19 +134,31 @@ class Launcher:
             )
         return x.reshape(-1)
 
-    def _launch(self, kernel, grid, block, *arguments):
-        """Start a kernel on the current stream, unless its grid has no block at all."""
+    def _launch(self, name, grid, block, *arguments, wide=True):
+        """Start a kernel on the current stream, unless its grid has no block at all.
+
+        Args:
+            name: a key of SIGNATURES.
+            grid, block: numbers of blocks, and of a block's threads.
+            arguments: of the types that SIGNATURES says.
+            wide: which form of a kernel that has two.
+        """
         if 0 in grid:
             return
-        stream = 0
-        if not SIMULATED:
-            pointer = self.xp.cuda.get_current_stream().ptr
-            stream = cuda.external_stream(pointer) if pointer else 0
-            arguments = [
-                cuda.as_cuda_array(a, sync=False) if isinstance(a, self.xp.ndarray) else a
-                for a in arguments
-            ]
-        kernel[grid, block, stream](*arguments)
+        if self.xp is np:  # simulated
+            kernel(name, wide)[grid, block](*arguments)
+            return
+        self._function(name, wide)(grid, block, parameters(SIGNATURES[name], arguments))
+
+    def _function(self, name, wide):
+        """The compiled kernel on the current device."""
+        key = self.xp.cuda.runtime.getDevice(), name, wide
+        if key not in self.functions:
+            cc = self.xp.cuda.Device().compute_capability
+            path = cubins.path(name, wide, (int(cc[:-1]), int(cc[-1])))
+            module = self.xp.RawModule(path=str(path))
+            self.functions[key] = module.get_function(cubins.entry(name))
+        return self.functions[key]
 
     def _launch_rows(self, name, shape, arrays, *arguments):
         """Start a kernel of `fused_steps` over rows, four elements a thread.
@@ -111,5 +178,5 @@ class Launcher:
                 f"got {n}"
             )
         down, rows = tiles_for(samples, STEP_THREADS // across)
-        kernel, sizes = getattr(fused_steps.KERNELS[wide], name), (np.int32(samples), np.int32(n))
-        self._launch(kernel, (rows, tiles), (across, down), *arrays, *sizes, *arguments)
+        sizes = np.int32(samples), np.int32(n)
+        self._launch(name, (rows, tiles), (across, down), *arrays, *sizes, *arguments, wide=wide)

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from .toolkit import tool
+from .toolkit import ptxas, tool
 
 
 class Card(NamedTuple):
@@ -68,13 +68,11 @@ class Assembled(NamedTuple):
 
 def assemble(ptx, cc):
     """PTX -> Assembled, or None without ptxas. Raises RuntimeError where ptxas refuses."""
-    if not tool("ptxas"):
-        return None
     with tempfile.TemporaryDirectory() as folder:
-        source, cubin = Path(folder, "k.ptx"), Path(folder, "k.cubin")
-        source.write_text(ptx)
-        command = [tool("ptxas"), "-v", f"-arch=sm_{cc[0]}{cc[1]}", str(source), "-o", str(cubin)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        cubin = Path(folder, "kernel.cubin")
+        done = ptxas(ptx, cc, cubin)
+        if done is None:
+            return None
         if done.returncode:
             raise RuntimeError(f"ptxas (is it of NVVM's version?): {done.stdout}{done.stderr}")
         registers, stack = (
@@ -85,11 +83,11 @@ def assemble(ptx, cc):
         code = None
         if tool("cuobjdump"):
             command = [tool("cuobjdump"), "-sass", str(cubin)]
-            listing = subprocess.run(command, capture_output=True, text=True, check=True)
+            listing = subprocess.run(command, capture_output=True, text=True, check=False).stdout
             code = [
                 (int(address, 16), text.strip())
-                for address, text in re.findall(r"/\*([0-9a-f]{4})\*/\s+([^;/]*);", listing.stdout)
-            ]
+                for address, text in re.findall(r"/\*([0-9a-f]{4})\*/\s+([^;/]*);", listing)
+            ]  # none where cuobjdump lacks its nvdisasm
     return Assembled(registers, stack, spills, code)
 
 

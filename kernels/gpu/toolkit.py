@@ -7,6 +7,8 @@ import importlib.util
 import os
 import pathlib
 import shutil
+import subprocess
+import tempfile
 from collections import namedtuple
 
 Found = namedtuple("Found", "by info")
@@ -67,3 +69,27 @@ def tool(name):
     return shutil.which(name) or next(
         filter(None, (shutil.which(name, path=f / "bin") for f in folders)), None
     )
+
+
+def ptxas(ptx, cc, target):
+    """Assemble PTX for a card into the file `target`; the finished process, or None without ptxas.
+
+    Args:
+        ptx: the text.
+        cc: the card's compute capability, (major, minor).
+        target: where the cubin is written.
+    """
+    if not tool("ptxas"):
+        return None
+    source = pathlib.Path(target).with_suffix(".ptx")
+    source.write_text(ptx)
+    command = [tool("ptxas"), "-v", f"-arch=sm_{cc[0]}{cc[1]}", str(source), "-o", str(target)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def cubin(ptx, cc):
+    """PTX assembled for a card, bytes; None without a ptxas that knows the card and the PTX."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = pathlib.Path(folder, "kernel.cubin")
+        done = ptxas(ptx, cc, target)
+        return target.read_bytes() if done and done.returncode == 0 else None

@@ -6,9 +6,11 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support import strict_cupy
 
 from tinyddpm import backend
 from tinyddpm.errors import InputError
@@ -126,6 +128,31 @@ def test_a_listing_does_not_hide_the_simulator_by_loading_numba():
     pytest.importorskip("numba")
     code = "from tinyddpm import backend; rows = backend.listing(); print(rows[1][:2], rows[4][:2])"
     assert fresh(code) == "('numba', True) ('cuda-sim', True)"
+
+
+def test_a_kernel_that_does_not_run_is_said_in_one_line(monkeypatch):
+    """As of numba-cuda beside NumPy 2.5: the device is there, and the first compilation fails."""
+    strict_cupy.install(monkeypatch)
+    real = importlib.util.find_spec
+    found = {"cupy", "numba"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *r: n in found or real(n, *r))
+
+    class Ops:
+        def normal(self, shape):
+            raise AttributeError("`np.row_stack` was removed\nin the NumPy 2.5 release")
+
+        to_host = staticmethod(np.asarray)
+
+    module = SimpleNamespace(make=lambda name: Ops())
+    monkeypatch.setitem(sys.modules, "tinyddpm.kernels.gpu.cuda_ops", module)
+    words = "a kernel does not run: AttributeError: `np.row_stack` was removed in the NumPy 2.5"
+    assert backend.reason("cuda").startswith(words) and backend.reason("cupy") is None
+    with pytest.raises(InputError, match="backend cuda is not there: a kernel does not run"):
+        backend.get("cuda")
+    monkeypatch.setattr(backend, "about", lambda name: name)
+    rows = {name: (there, words) for name, there, words in backend.listing()}
+    assert rows["cuda"] == (False, backend.reason("cuda")) and rows["cupy"] == (True, "cupy")
+    assert list(rows) == list(backend.NAMES)
 
 
 def test_importing_the_package_loads_no_accelerator(tmp_path):

@@ -13,7 +13,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def test_every_kernel_under_the_simulator():
+@pytest.mark.parametrize("checks", ["sim_kernels.py", "sim_launch.py"])
+def test_under_the_simulator(checks):
     pytest.importorskip("numba")
     command = [
         sys.executable,
@@ -23,7 +24,7 @@ def test_every_kernel_under_the_simulator():
         "--no-header",
         "-o",
         "addopts=",
-        str(ROOT / "tests" / "support" / "sim_kernels.py"),
+        str(ROOT / "tests" / "support" / checks),
     ]
     done = subprocess.run(
         command,

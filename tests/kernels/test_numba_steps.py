@@ -294,7 +294,7 @@ def test_the_cache_lies_where_it_can_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     name = f"tinyddpm-{jit.digest()}"
     monkeypatch.setattr(jit, "digest", lambda: name.removeprefix("tinyddpm-"))
-    monkeypatch.setattr(jit, "_users_cache", lambda: tmp_path / "user")
+    monkeypatch.setattr(jit.kept, "users_cache", lambda: tmp_path / "user")
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "asked"))
     assert jit.cache_folder() == tmp_path / "asked" / name
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
@@ -303,7 +303,7 @@ def test_the_cache_lies_where_it_can_be_written(tmp_path, monkeypatch):
     # no folder can be made in a file
     monkeypatch.setattr(jit, "HERE", tmp_path / "file")
     assert jit.cache_folder() == tmp_path / "user" / name
-    monkeypatch.setattr(jit, "_users_cache", lambda: tmp_path / "file")
+    monkeypatch.setattr(jit.kept, "users_cache", lambda: tmp_path / "file")
     assert jit.cache_folder() is None
 
 

@@ -15,6 +15,8 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
+from support.strict_cuda import RawModule
+
 NAMES = {
     line
     for line in (pathlib.Path(__file__).parents[1] / "golden" / "cupy_names.txt")
@@ -332,11 +334,14 @@ _module.lib = SimpleNamespace(
         )
     )
 )
+_module.RawModule = RawModule
 _stream = SimpleNamespace(ptr=0, synchronize=wait)
 _module.cuda = SimpleNamespace(
     get_current_stream=lambda: _stream,
+    Device=lambda *number: SimpleNamespace(compute_capability="90", synchronize=wait),
     runtime=SimpleNamespace(
         getDeviceCount=lambda: 1,
+        getDevice=lambda: 0,
         CUDARuntimeError=CUDARuntimeError,
         getDeviceProperties=lambda index: {"name": b"strict stand-in"},
     ),

@@ -1,0 +1,33 @@
+"""Every CUDA kernel by its name, and the types of the arguments that it is launched with."""
+
+from numba import types
+
+from . import fused_steps, groupnorm, im2col
+
+FLAT = types.Array(types.float32, 1, "C", aligned=True)
+UNSIGNED = types.Array(types.uint32, 1, "C", aligned=True)
+INT, FLOAT = types.int64, types.float32
+WORDS = types.UniTuple(types.uint32, 5), UNSIGNED  # and the clock
+ROWS = types.int32, types.int32  # so that a thread finds its place with few instructions
+
+SIGNATURES = {
+    "assign": (UNSIGNED, FLAT, types.UniTuple(types.uint32, 8), types.UniTuple(FLOAT, 8)),
+    "normal": (FLAT, *ROWS, *WORDS),
+    "noised": (*[FLAT] * 5, *ROWS),
+    "noised_drawn": (*[FLAT] * 5, *ROWS, *WORDS),
+    "reverse": (*[FLAT] * 4, *ROWS, FLAT),
+    "reverse_drawn": (*[FLAT] * 3, *ROWS, FLAT, *WORDS),
+    "adamw_ema": (*[FLAT] * 6, INT, FLAT, FLAT),
+    "im2col": (FLAT, FLAT, *[INT] * 7),
+    **dict.fromkeys(("norm", "norm_silu"), (*[FLAT] * 6, *[INT] * 3, FLOAT)),
+    **dict.fromkeys(("norm_backward", "norm_silu_backward"), (*[FLAT] * 9, *[INT] * 3)),
+}
+
+
+def kernel(name, wide=True):
+    """The kernel of that name; wide: the form that moves four floats at once, where it has two."""
+    if name == "im2col":
+        return im2col.IM2COL[wide]
+    if name == "assign":
+        return fused_steps.assign
+    return getattr(fused_steps.KERNELS[wide], name, None) or getattr(groupnorm, name)
