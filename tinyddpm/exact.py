@@ -14,7 +14,7 @@ tested against the truth.
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,6 +26,14 @@ from .schedule import Schedule
 
 BLOCK = 2**19  # entries of a samples-by-points matrix held at a time: 4 MB
 WEIGHT_TOL = 1e-6  # weights written in float32 sum to 1 within about 6e-8 each
+
+
+class Marginal(NamedTuple):
+    """What q(x_t | x_0) is made of at one t (Ho20 eq. 4); Python floats."""
+
+    alpha_bar: float
+    root: float  # sqrt(alpha_bar_t), the factor of x_0
+    variance: float  # 1 - alpha_bar_t
 
 
 class ClosedForm(ABC):
@@ -128,9 +136,8 @@ class ClosedForm(ABC):
             raise InputError(f"t must be a whole number in 0..{self.s.T}, got {t!r}")
 
     def _at(self, t):
-        """alpha_bar_t, sqrt(alpha_bar_t) and 1 - alpha_bar_t, Python floats."""
-        alpha_bar = float(self.s.alpha_bar[t])
-        return alpha_bar, math.sqrt(alpha_bar), 1 - alpha_bar
+        ab = float(self.s.alpha_bar[t])
+        return Marginal(ab, math.sqrt(ab), 1 - ab)
 
 
 class Gaussian(ClosedForm):
@@ -160,27 +167,25 @@ class Gaussian(ClosedForm):
     def marginal(self, t: int) -> tuple[Array, Array]:
         """Mean (D,) and covariance (D, D) of q(x_t), float64, for an int t in 0..T."""
         self._check_time(t)
-        return self._at(t)[1] * self.mean, self.axes * self._variances(t) @ self.axes.T
+        return self._at(t).root * self.mean, self.axes * self._variances(t) @ self.axes.T
 
     def _variances(self, t):
         """The eigenvalues of x_t's covariance: alpha_bar_t spectrum + 1 - alpha_bar_t."""
-        alpha_bar, _, rest = self._at(t)
-        return alpha_bar * self.spectrum + rest
+        alpha_bar, _, variance = self._at(t)
+        return alpha_bar * self.spectrum + variance
 
     def _positive(self, t):
         variances = self._variances(t)
         if variances.min() <= 0:
-            raise InputError(
-                f"at t = {t} the covariance is singular: there is no density and no score"
-            )
+            raise InputError(f"at t = {t} the covariance is singular: no density and no score")
         return variances
 
     def _log_density(self, x, t):
-        y, variances = (x - self._at(t)[1] * self.mean) @ self.axes, self._positive(t)
+        y, variances = (x - self._at(t).root * self.mean) @ self.axes, self._positive(t)
         return -0.5 * np.sum(y**2 / variances + np.log(2 * np.pi * variances), axis=1)
 
     def _score(self, x, t):
-        return self._hessian(x, t, x - self._at(t)[1] * self.mean)
+        return self._hessian(x, t, x - self._at(t).root * self.mean)
 
     def _hessian(self, x, t, u):
         return -(u @ self.axes / self._positive(t)) @ self.axes.T
@@ -190,12 +195,12 @@ class Gaussian(ClosedForm):
 
         mean + root cov cov_t^-1 (x_t - root mean)
         """
-        root = self._at(t)[1]
+        root = self._at(t).root
         gain = root * self.spectrum / self._positive(t)
         return self.mean + gain * ((x - root * self.mean) @ self.axes) @ self.axes.T
 
     def _draw(self, pick, z, t):
-        return self._at(t)[1] * self.mean + np.sqrt(self._variances(t)) * z @ self.axes.T
+        return self._at(t).root * self.mean + np.sqrt(self._variances(t)) * z @ self.axes.T
 
 
 class GaussianMixture(ClosedForm):
@@ -300,13 +305,13 @@ class PointSet(ClosedForm):
         r = softmax(-|x_t - sqrt(alpha_bar_t) x_i|^2 / (2 (1 - alpha_bar_t))). The term |x_t|^2 is
         the same for all i, and large: it would cost digits, so the logits leave it out.
         """
-        alpha_bar, root, rest = self._at(t)
-        if rest == 0:
+        alpha_bar, root, variance = self._at(t)
+        if variance == 0:
             raise InputError(f"at t = {t} points have no density and no score")
         size = max(1, BLOCK // len(self.offsets))
         for rows in (slice(start, start + size) for start in range(0, len(x), size)):
-            logits = (root / rest * (x[rows] - root * self.centre)) @ self.offsets.T
-            logits -= alpha_bar / rest * self.half_squares
+            logits = (root / variance * (x[rows] - root * self.centre)) @ self.offsets.T
+            logits -= alpha_bar / variance * self.half_squares
             top = logits.max(axis=1, keepdims=True)
             shares = np.exp(np.subtract(logits, top, out=logits), out=logits)
             total = shares.sum(axis=1, keepdims=True)
@@ -314,15 +319,15 @@ class PointSet(ClosedForm):
             yield rows, (top + np.log(total))[:, 0], shares
 
     def _log_density(self, x, t):
-        _, root, rest = self._at(t)
+        _, root, variance = self._at(t)
         logs = np.empty(len(x))
         for rows, log_sum, _ in self._weigh(x, t):
             logs[rows] = log_sum
         square = np.sum((x - root * self.centre) ** 2, axis=1)
         return (
             logs
-            - square / (2 * rest)
-            - self.D / 2 * math.log(2 * math.pi * rest)
+            - square / (2 * variance)
+            - self.D / 2 * math.log(2 * math.pi * variance)
             - math.log(len(self.offsets))
         )
 
@@ -341,19 +346,19 @@ class PointSet(ClosedForm):
         # x0_hat / dx is sqrt(ab) / (1 - ab) Cov[x_0 | x_t]; so H = (ab / (1 - ab) Cov - I) / (1 -
         # ab). With the deviations from the mean on one side, Cov u = sum_i r_i x_i (x_i - x0_hat)^T
         # u, and offsets serve for the x_i on the other.
-        alpha_bar, _, rest = self._at(t)
+        alpha_bar, _, variance = self._at(t)
         product = np.empty_like(x)
         for rows, _, shares in self._weigh(x, t):
             mean = shares @ self.offsets
             along = u[rows] @ self.offsets.T - np.sum(u[rows] * mean, axis=1, keepdims=True)
             along *= shares
             product[rows] = along @ self.offsets
-        return (alpha_bar / rest * product - u) / rest
+        return (alpha_bar / variance * product - u) / variance
 
     def _draw(self, pick, z, t):
-        _, root, rest = self._at(t)
+        _, root, variance = self._at(t)
         x0 = self.centre + self.offsets[(pick * len(self.offsets)).astype(np.int64)]
-        return root * x0 + math.sqrt(rest) * z
+        return root * x0 + math.sqrt(variance) * z
 
 
 def _average(shares, values):

@@ -50,8 +50,12 @@ class Tables(NamedTuple):
 
     def on(self, asarray: Callable[[Array], Any]) -> "Tables":
         """These tables where `asarray` puts them, such as on a device."""
-        c_x0, log_beta, log_beta_tilde = map(asarray, self[:3])
-        return Tables(c_x0, log_beta, log_beta_tilde, self.half_width)
+        tables = map(asarray, (self.c_x0, self.log_beta, self.log_beta_tilde))
+        return Tables(*tables, self.half_width)
+
+    def at(self, s: Schedule, t: Any, x: Array) -> "Tables":
+        """Their entries at t, shaped to multiply x (`process.at`)."""
+        return self.on(lambda table: at(s, table, t, x))
 
 
 class Bound(NamedTuple):
@@ -198,7 +202,7 @@ def vb_term(
     """
     _check(x0, chain)
     xt, half_width = q_sample(s, x0, t, eps), chain.half_width
-    c_x0, log_beta, log_var_q = (at(s, table, t, x0) for table in bound_tables(s)[:3])
+    c_x0, log_beta, log_var_q, _ = bound_tables(s).at(s, t, x0)
     if chain.variance == "learned":
         x0_hat, mix = estimate_x0_and_mix(denoise, xt, t, chain.clip)
         log_var = learned_log_variance(log_beta, log_var_q, mix)
@@ -242,10 +246,10 @@ def vb_loss_and_slope(
         InputError: for t outside 1..T.
     """
     tables = tables or bound_tables(s)
-    c_x0, log_beta, log_var_q = (at(s, table, t, x0) for table in tables[:3])
+    c_x0, log_beta, log_var_q, half_width = tables.at(s, t, x0)
     log_var = learned_log_variance(log_beta, log_var_q, mix)
     step = c_x0 * x0, log_var_q, c_x0 * x0_hat, log_var, xp
-    decoder = x0, x0_hat, 0.5 * log_var, tables.half_width, xp
+    decoder = x0, x0_hat, 0.5 * log_var, half_width, xp
     first = (t == 1).reshape(-1, *(1,) * (x0.ndim - 1))
     nats = xp.where(first, discretised_nll(*decoder), normal_kl(*step))
     slope = (log_beta - log_var_q) * xp.where(

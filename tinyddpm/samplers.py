@@ -359,5 +359,5 @@ def langevin_coefficients(s: Schedule, t: int, snr: float = 0.16) -> Coefficient
     """
     # The paper averages both norms over the batch. Here stands their ratio for noisy data's own
     # score, -eps / sqrt(1 - alpha_bar), so that a sample does not depend on its batch.
-    rest, gain = 1 - float(s.alpha_bar[t]), 2 * float(s.alpha[t]) * snr**2
-    return Coefficients(gain * math.sqrt(s.alpha_bar[t]), 1 - gain, math.sqrt(2 * gain * rest))
+    variance, gain = 1 - float(s.alpha_bar[t]), 2 * float(s.alpha[t]) * snr**2
+    return Coefficients(gain * math.sqrt(s.alpha_bar[t]), 1 - gain, math.sqrt(2 * gain * variance))
