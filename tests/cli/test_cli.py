@@ -291,3 +291,20 @@ def test_progress_is_shown_on_a_terminal_only(here):
     shown = os.read(ours, 10000).decode()
     os.close(ours)
     assert all(word in shown for word in ("step 8/8", "loss", "steps/s", "left"))
+
+
+def test_pictures_of_many_sizes_train_at_one(here, capsys):
+    """Photographs as they are found: two sizes, a JPEG among them, a text beside them."""
+    (here / "photos").mkdir()
+    for i, size in enumerate([(12, 9), (9, 12), (20, 20), (8, 8)]):
+        Image.new("RGB", size, (60 * i, 100, 0)).save(
+            here / "photos" / f"{i}.{'jpg' * (i % 2) or 'png'}"
+        )
+    (here / "photos" / "notes.txt").touch()
+    code, _, err = call(capsys, "train", "photos", "--steps", 1, "--out", "r", *SMALL)
+    assert code == 2 and "holds pictures of 4 sizes: 12 x 9" in err and "--size N" in err
+    options = ["--size", 8, "--gray", "--holdout", 0.5]
+    code, _, err = call(capsys, "train", "photos", "--steps", 1, "--out", "r", *options, *SMALL)
+    assert (code, err) == (0, "tinyddpm: photos: 1 file is not read: 1 .txt\n")
+    assert checkpoint.load(here / "r")[1]["shape"] == [8, 8, 1]
+    assert call(capsys, "train", "--resume", "r", "--steps", 2)[0] == 0

@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import struct
+import warnings
 import zipfile
 import zlib
 
@@ -16,6 +17,7 @@ from support.reader_cases import COLOUR, GREY, LABELS, idx, saved
 from test_sets import one_line, refused_within
 
 from tinyddpm.datasets import readers, sets
+from tinyddpm.datasets.untrusted import DataWarning
 from tinyddpm.errors import InputError
 
 
@@ -144,7 +146,6 @@ def test_a_folder_of_folders_has_labels(tmp_path, names):
         folder = tmp_path / names[i // 2]
         folder.mkdir(exist_ok=True)
         Image.fromarray(COLOUR[i]).save(folder / f"{i}.png")
-    (tmp_path / "empty").mkdir()
     (tmp_path / ".hidden").mkdir()
     Image.fromarray(COLOUR[0]).save(tmp_path / ".hidden" / "a.png")
     loaded = sets.load(tmp_path)
@@ -156,9 +157,7 @@ def test_a_folder_of_folders_has_labels(tmp_path, names):
         2,
         2,
     ]
-    Image.new("L", (9, 9)).save(tmp_path / names[1] / "z.png")
-    with pytest.raises(InputError, match=rf"{names[1]}.z.png: is 9 x 9, {names[0]}.0.png is 4 x 5"):
-        sets.load(tmp_path)
+    assert loaded.classes == tuple(names)
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
@@ -205,6 +204,96 @@ def test_an_old_npy_is_read_without_a_warning(tmp_path):
     content = saved(np.save, GREY).replace(b"(6, 5, 4), }  ", b"(6L, 5, 4L), }")
     (tmp_path / "a.npy").write_bytes(content)
     assert np.array_equal(readers.read(tmp_path / "a.npy")[0], GREY)
+
+
+@pytest.mark.parametrize(
+    "images, labels, others",
+    [
+        ("x_train", "y_train", ("x_test", "y_test")),  # Keras
+        ("train_images", "train_labels", ("val_images", "test_labels")),  # MedMNIST
+        ("images", "y", ()),
+        ("arr_0", "arr_1", ()),  # np.savez(path, images, labels)
+    ],
+)
+@pytest.mark.parametrize("shape", [(6,), (6, 1)])
+def test_names_that_programs_give_in_an_npz(tmp_path, images, labels, others, shape):
+    arrays = {images: GREY, labels: LABELS.reshape(shape), **dict.fromkeys(others, GREY + 1)}
+    np.savez(tmp_path / "a.npz", **arrays)
+    left = warnings.catch_warnings()
+    if others:
+        left = pytest.warns(DataWarning, match=f"took {images} and {labels}, left {others[0]}, ")
+    with left:
+        loaded = sets.load(tmp_path / "a.npz")
+    assert np.array_equal(sets.to_uint8(loaded.x)[..., 0], GREY)
+    assert loaded.labels.tolist() == LABELS.tolist()
+
+
+def test_a_second_array_need_not_be_labels(tmp_path):
+    for second in (COLOUR, LABELS[1:], LABELS / 7, np.array(list("abcdef"))):
+        np.savez(tmp_path / "a.npz", GREY, second)
+        with pytest.warns(DataWarning, match="took arr_0, left arr_1"):
+            assert sets.load(tmp_path / "a.npz").labels is None
+
+
+@pytest.mark.parametrize(
+    "labels, words",
+    [
+        (LABELS[1:], "labels must be 6 integers, got uint8 of shape .5"),
+        (LABELS / 7, "labels must be 6 integers, got float64"),
+        (np.array(list("abcdef")), "labels: holds <U1, not real numbers"),
+        (np.zeros((6, 3), np.uint8), "labels must be 6 integers, got uint8 of shape .6, 3"),
+    ],
+)
+def test_labels_that_are_not_needed_do_not_refuse_the_pictures(tmp_path, labels, words):
+    path = tmp_path / "a.npz"
+    np.savez(path, images=GREY, labels=labels)
+    with pytest.warns(DataWarning, match=f"labels left out: {words}"):
+        loaded = sets.load(path, need_labels=False)
+    assert np.array_equal(sets.to_uint8(loaded.x)[..., 0], GREY) and loaded.labels is None
+    with pytest.raises(InputError, match=words):
+        sets.load(path)
+
+
+def test_labels_beside_that_are_not_needed_do_not_refuse_the_pictures(tmp_path):
+    (tmp_path / "images-idx3").write_bytes(idx(GREY))
+    (tmp_path / "labels-idx1").write_bytes(idx(LABELS)[:-1])
+    with pytest.warns(DataWarning, match="labels left out: labels-idx1: ends early"):
+        assert sets.load(tmp_path / "images-idx3", need_labels=False).labels is None
+
+
+# --- what is not read, and what to do with it ---
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("a.zip", zipped([("cat/1.jpg", b"a"), ("cat/2.jpg", b"b")], 0), "is a .zip of 2 .jpg: un"),
+        ("a.csv", b"1,0.5,2\n3,4,5\n", r"a table of text \(CSV\): read it with numpy.loadtxt"),
+        ("a.tsv", b"label\tpixel\r\n1\t2\r\n", r"a table of text \(CSV\)"),
+        ("a.txt", b"hello\nworld, too", "none of .npy, .npz"),
+        ("a.h5", b"\x89HDF\r\n\x1a\n", "HDF5 file: read it with h5py"),
+        ("a.jpg", saved(Image.new("L", (9, 9)).save, format="JPEG"), "is one picture: give a fold"),
+        (
+            "a.png",
+            saved(Image.new("L", (9, 9)).save, format="PNG"),
+            "is one picture: give a folder",
+        ),
+    ],
+)
+def test_what_is_not_read_is_called_by_its_name(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    one_line(lambda: sets.load(tmp_path / name), f"{tmp_path / name}: ")
+    with pytest.raises(InputError, match=words):
+        sets.load(tmp_path / name)
+
+
+def test_channels_first_arrays_are_told_to_be_transposed():
+    with pytest.raises(
+        InputError, match=r"shape \(2, 3, 8, 9\).*N, C, H, W.*transpose\(0, 2, 3, 1"
+    ):
+        sets.from_array(np.zeros((2, 3, 8, 9), np.uint8))
+    with pytest.raises(InputError, match=r"\(2, 7, 8, 9\); expected .*nothing empty$"):
+        sets.from_array(np.zeros((2, 7, 8, 9), np.uint8))
 
 
 # --- sizes ---

@@ -51,6 +51,7 @@ FLOORS = [
     # the user's files, pictures and runs
     ["datasets.untrusted", "plots.figures", "runs.files", "runs.threads"],
     ["datasets.pictures", "runs.lock"],
+    ["datasets.folders"],
     ["datasets.readers"],
     ["datasets.sets", "runs.checkpoint"],
     ["plots.images", "runs.load", "runs.log", "runs.sample"],

@@ -15,6 +15,7 @@ import pathlib
 import random
 import struct
 import tempfile
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ from PIL import Image
 import tinyddpm as td
 from support import mutations
 from tinyddpm.datasets import sets
+from tinyddpm.datasets.untrusted import DataWarning
 from tinyddpm.runs import checkpoint
 from tinyddpm.runs import log as runlog
 
@@ -75,12 +77,19 @@ def check_data(loaded):
     assert labels is None or labels.dtype == np.int64 and labels.shape == (len(x),)
 
 
+def loaded(path, **how):
+    """The data of a path; what is only a warning does not count."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        return sets.load(path, **how)
+
+
 def read_file(name):
     """A reader of one file, called `name`."""
 
     def read(folder, content):
         write(folder / name, content)
-        check_data(sets.load(folder / name))
+        check_data(loaded(folder / name))
 
     return read
 
@@ -92,7 +101,7 @@ def read_pngs(folder, content):
         write(folder / "a.png", pngs()[0])
     else:
         (folder / "a.png").unlink(missing_ok=True)
-    check_data(sets.load(folder))
+    check_data(loaded(folder))
 
 
 def read_checkpoint(folder, content):
@@ -192,6 +201,29 @@ def pngs():
     ]
 
 
+def pictures():
+    """Small pictures in the other formats, grey and coloured, with EXIF and with frames."""
+    grey, colour = Image.fromarray(GREY[0]), Image.fromarray(COLOUR[0])
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    return [
+        saved(grey.save, format="JPEG", exif=turned),
+        saved(colour.save, format="JPEG", progressive=True),
+        saved(colour.save, format="WEBP", lossless=True),
+        saved(colour.save, format="WEBP", save_all=True, append_images=[grey.convert("RGB")]),
+        saved(colour.save, format="BMP"),
+        saved(colour.save, format="GIF", save_all=True, append_images=[grey]),
+        saved(colour.save, format="TIFF", compression="tiff_deflate"),
+        saved(grey.save, format="TIFF", exif=turned),
+    ]
+
+
+def read_picture(folder, content):
+    """The picture alone, as it is or made small and grey, as the parity of its length has it."""
+    write(folder / "b.jpg", content)
+    check_data(loaded(folder, size=3, gray=True) if len(content) % 2 else loaded(folder))
+
+
 @dataclass(frozen=True)
 class Reader:
     """inputs() -> valid bytes; read(folder, bytes) reads and checks; inside: a mutation beneath the
@@ -237,6 +269,7 @@ READERS = {
         mutations.inside_gzip,
     ),
     "png": Reader(pngs, read_pngs, 0.15, mutations.inside_png),
+    "pictures": Reader(pictures, read_picture, 0.15),
     "cifar": Reader(
         lambda: [cifar([[3], [9]]), cifar([[0]]), cifar([[19, 99], [1, 0]])],
         read_file("a.bin"),

@@ -280,7 +280,8 @@ def tour(args: argparse.Namespace) -> int:
 def _data_to_fit(args):
     """The part of the data to fit, and how to find it again."""
     spec = args.data or "digits"
-    loaded = sets.load(spec, args.limit, args.range)
+    how = {"size": args.size, "gray": args.gray, "need_labels": args.classes}
+    loaded = sets.load(spec, args.limit, args.range, **how)
     built_in = loaded.name in ("digits", *sets.TOYS)
     holdout = (0.5 if built_in else 0.1) if args.holdout is None else args.holdout
     fit, _ = sets.split(loaded, holdout)
@@ -289,6 +290,8 @@ def _data_to_fit(args):
         "holdout": holdout,
         "limit": args.limit,
         "range": args.range,
+        "size": args.size,
+        "gray": args.gray,
         "restore": [loaded.low, loaded.high],
     }
     return fit, about
@@ -304,7 +307,14 @@ def _data_of(meta, spec=None):
         raise InputError(
             "this run was trained on an array: only the library can resume or judge it"
         )
-    loaded = sets.load(spec or about["spec"], about.get("limit", LIMIT), about["range"])
+    how = {"size": about.get("size"), "gray": about.get("gray", False)}
+    loaded = sets.load(
+        spec or about["spec"],
+        about.get("limit", LIMIT),
+        about["range"],
+        need_labels=bool(meta.get("classes")),
+        **how,
+    )
     return sets.split(loaded, about["holdout"])
 
 

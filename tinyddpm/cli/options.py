@@ -90,7 +90,7 @@ def _train_options(sub):
         nargs="?",
         metavar="DATA",
         help="digits, moons, swissroll, rings, or the path of a .npy, .npz, IDX (.gz too) or "
-        "CIFAR .bin file, or of a folder of PNGs or of one such folder for each class "
+        "CIFAR .bin file, or of a folder of pictures or of one such folder for each class "
         "(default: digits)",
     )
     _run_options(sub.add_argument_group("run"))
@@ -155,6 +155,13 @@ def _data_options(group):
     )
     for name in DATA:
         _add(group, Recipe, name)
+    group.add_argument(
+        "--size",
+        type=int,
+        metavar="N",
+        help="for pictures: resize the shorter side to N, antialiased, and keep the centre square",
+    )
+    group.add_argument("--gray", action="store_true", help="for pictures: make all of them grey")
     group.add_argument(
         "--limit",
         type=int,

@@ -1,4 +1,4 @@
-"""Readers for the user's own files: .npy, .npz, IDX (also gzipped), CIFAR's binary version, PNGs.
+"""Readers for the user's own data: .npy, .npz, IDX (.gz too), CIFAR's binary version, folders.
 
 A file's kind is found from its content (CIFAR's, which has no mark, from its name and size) and the
 file is not trusted: nothing is unpickled, what a header claims is held against `limit` before
@@ -10,9 +10,10 @@ import gzip
 import io
 import math
 import os
+import re
 import struct
-import warnings
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,43 +21,76 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .untrusted import LIMIT, Stream, check_size, file_errors_as_input, open_regular, read_exactly
+from .folders import PICTURES, Found, read_pictures
+from .untrusted import (
+    LIMIT,
+    Stream,
+    check_size,
+    file_errors_as_input,
+    open_regular,
+    quiet,
+    read_exactly,
+)
 
 HEADER = 2**16  # bytes; more than any .npy header of plain numbers
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-IMAGE_NAMES, LABEL_NAMES = ("images", "x", "arr_0"), ("labels", "y")
+# what the samples and their labels are called in an .npz: here, in Keras, in MedMNIST, by np.savez
+IMAGE_NAMES = ("images", "x", "x_train", "train_images", "arr_0")
+LABEL_NAMES = ("labels", "y", "y_train", "train_labels")
 PICKLE = b"\x80"  # how a pickle of protocol 2 or later starts
 PICKLE_REFUSED = (
-    "is a Python pickle, which could run any code: give a .npy, or the binary version of CIFAR"
+    "is a Python pickle, which could run any code: give a .npy, or the binary version of CIFAR "
+    "(cifar-10-binary.tar.gz from where this one was, unpacked)"
 )
+# How files start that are not read, and what to do with them.
+OTHERS = {
+    b"\x89PNG": "is one picture: give a folder of many",
+    b"\xff\xd8\xff": "is one picture: give a folder of many",
+    b"GIF8": "is one picture: give a folder of many",
+    b"RIFF": "is one picture: give a folder of many",
+    b"BM": "is one picture: give a folder of many",
+    b"\x89HDF": "is an HDF5 file: read it with h5py and save the array with numpy.save",
+}
 # bytes a record: its labels, then 32 x 32 x 3 pixels
 CIFAR = {3073: ("CIFAR-10", 10), 3074: ("CIFAR-100", 100)}
 
 Array = NDArray[Any]  # numbers of any dtype, as a file stores them
 
 
-def read(path: str | os.PathLike[str], limit: int = LIMIT) -> tuple[Array, Array | None]:
-    """Read samples and, where the file has them, labels: (array, labels or None), as stored.
+def read(
+    path: str | os.PathLike[str], limit: int = LIMIT, size: int | None = None, gray: bool = False
+) -> Found:
+    """Read samples and, where they are there, their labels and the classes' names, as stored.
 
-    path: a .npy or .npz file, an IDX file (.gz too; its labels' file is looked for beside it),
-    CIFAR's .bin or the folder of them, a folder of PNGs, or one of such folders, a class each.
-    Raises InputError, which names the file, where it cannot be read or its samples would take more
-    than `limit` bytes.
+    Args:
+        path: a .npy or .npz file, an IDX file (.gz too; its labels' file is looked for beside it),
+            CIFAR's .bin or the folder of them, or a folder of pictures, nested or not.
+        limit: the most bytes that the samples may take.
+        size: for pictures: resize the shorter side to this and keep the centre square.
+        gray: for pictures: make them grey.
+
+    Raises:
+        InputError: the file, which is named, cannot be read.
     """
     if limit < 1:
         raise InputError(f"the limit must be at least 1 byte, got {limit}")
-    with file_errors_as_input(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # NumPy and Pillow warn of oddities that they mend
+    if size is not None and size < 1:
+        raise InputError(f"size must be at least 1 pixel, got {size}")
+    with file_errors_as_input(path), quiet:  # NumPy and Pillow warn of oddities that they mend
         path = Path(path)
-        return _read_folder(path, limit) if path.is_dir() else _read_file(path, limit)
+        if path.is_dir():
+            return _read_folder(path, limit, size, gray)
+        if size is not None or gray:
+            raise InputError("size and gray are for folders of pictures, which this is not")
+        return _read_file(path, limit)
 
 
 def _read_file(path, limit):
     with open_regular(path) as file:
-        start = file.read(6)
+        start = file.read(512)
         file.seek(0)
-        if start == b"\x93NUMPY":
-            return read_npy(file, limit), None
+        if start[:6] == b"\x93NUMPY":
+            return Found(read_npy(file, limit))
         if start[:2] == b"PK":
             return read_npz(file, limit)
         if start[:1] == PICKLE:
@@ -64,27 +98,42 @@ def _read_file(path, limit):
         if path.suffix == ".bin" and any(path.stat().st_size % record == 0 for record in CIFAR):
             return read_cifar([path], limit)
         if start[:2] in (b"\x1f\x8b", b"\0\0"):
-            return read_idx(file, limit), _labels_beside(path, limit)
+            return _with_labels(path, read_idx(file, limit), limit)
+    words = next((words for mark, words in OTHERS.items() if start.startswith(mark)), None)
+    if words is None and _is_table(start):
+        words = (
+            "is a table of text (CSV): read it with numpy.loadtxt or pandas, and save the numbers "
+            "with numpy.save"
+        )
     raise InputError(
-        "is none of .npy, .npz, IDX, IDX .gz, CIFAR's .bin (records of 3073 or 3074 bytes) "
-        "and a folder of PNGs"
+        words
+        or "is none of .npy, .npz, IDX, IDX .gz, CIFAR's .bin (records of 3073 or 3074 bytes) "
+        f"and a folder of {PICTURES}"
     )
 
 
-def _read_folder(folder, limit):
-    pngs = _pngs_in(folder)
-    if pngs:
-        return _read_pngs(folder, pngs, limit), None
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    binaries = [name for name in names if name.startswith("data_batch_") and name.endswith(".bin")]
+def _is_table(start):
+    """Whether a file's start is lines of text with commas, semicolons or tabs in the first one."""
+    try:
+        first = start.decode().splitlines()[0].replace("\t", ",")
+    except (UnicodeDecodeError, IndexError):
+        return False
+    return first.isprintable() and ("," in first or ";" in first)
+
+
+def _read_folder(folder, limit, size, gray):
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    binaries = sorted(name for name in names if re.fullmatch(r"data_batch_.*\.bin", name))
     if binaries or "train.bin" in names:
+        if size is not None or gray:
+            raise InputError("size and gray are for folders of pictures, which this is not")
         return read_cifar([folder / name for name in binaries or ["train.bin"]], limit)
     # as CIFAR's Python version names its pickles
-    for name in {"data_batch_1", "train"} & set(names):
+    for name in {"data_batch_1", "train"} & names:
         with open(folder / name, "rb") as file:
             if file.read(1) == PICKLE:
                 raise InputError(f"{name} {PICKLE_REFUSED}")
-    return read_classes(folder, limit)
+    return read_pictures(folder, limit, size, gray)
 
 
 def read_npy(file: Stream, limit: int = LIMIT) -> Array:
@@ -101,20 +150,17 @@ def read_npy(file: Stream, limit: int = LIMIT) -> Array:
     return _read_numbers(file, shape, dtype, limit, order="F" if fortran else "C")
 
 
-def read_npz(file: IO[bytes], limit: int = LIMIT) -> tuple[Array, Array | None]:
-    """Read samples and labels from a .npz: its single array, or the one named images, x or arr_0.
+def read_npz(file: IO[bytes], limit: int = LIMIT) -> Found:
+    """Read samples and labels from a .npz, by their names, or its single array.
 
     Raises InputError for a member whose name is not a plain NAME.npy, and where two have the same.
     """
     with zipfile.ZipFile(file) as archive:
         members = _npz_members(archive)
-        label_name = next((name for name in LABEL_NAMES if name in members), None)
-        others = [name for name in members if name != label_name]
-        named = [name for name in IMAGE_NAMES if name in members]
-        if not named and len(others) != 1:
-            found = ", ".join(f"{name!a:.80}" for name in list(members)[:9])
-            raise InputError(f"holds {found or 'no array'}; name the samples images, x or arr_0")
-        image_name = (named or others)[0]
+        image_name, label_name = _npz_names(list(members))
+        left = [name for name in members if name not in (image_name, label_name)]
+        taken = " and ".join(filter(None, (image_name, label_name)))
+        notes = (f"took {taken}, left {', '.join(left[:9])}",) if left else ()
 
         def member(name):
             # Other methods than these two unpack without a bound on what one call returns.
@@ -123,12 +169,46 @@ def read_npz(file: IO[bytes], limit: int = LIMIT) -> tuple[Array, Array | None]:
             with archive.open(members[name]) as stream:
                 return read_npy(stream, limit)
 
-        return member(image_name), None if label_name is None else member(label_name)
+        images = member(image_name)
+        if label_name is None:
+            return Found(images, notes=notes)
+        labels, trouble = _or_trouble(label_name, lambda: member(label_name))
+        # np.savez's second array need not be labels
+        fits = labels is not None and labels.dtype.kind in "iu" and len(labels) == labels.size
+        if label_name == "arr_1" and not (fits and len(labels) == len(images)):
+            return Found(images, notes=(f"took {image_name}, left {label_name}",))
+        return Found(images, labels, notes=notes, trouble=trouble)
+
+
+def _npz_names(names):
+    """The names of the samples and of the labels, or None for these, among those of an archive."""
+    images = next((name for name in IMAGE_NAMES if name in names), None)
+    if images == "arr_0":  # by np.savez, in the order in which they were given
+        return images, "arr_1" if "arr_1" in names else None
+    labels = next((name for name in LABEL_NAMES if name in names), None)
+    others = [name for name in names if name != labels]
+    if images is None and len(others) != 1:
+        found = ", ".join(f"{name!a:.80}" for name in names[:9])
+        raise InputError(f"holds {found or 'no array'}; name the samples images, x or arr_0")
+    return images or others[0], labels
+
+
+def _or_trouble(name, read):
+    """(labels, "") as they are read, or (None, why they cannot be): samples can do without them."""
+    try:
+        with file_errors_as_input(name):
+            return read(), ""
+    except InputError as error:
+        return None, str(error)
 
 
 def _npz_members(archive):
     """The members of an archive, as a dict by the names of their arrays."""
     members = {}
+    kinds = Counter(Path(info.filename).suffix for info in archive.infolist() if not info.is_dir())
+    if kinds and ".npy" not in kinds:
+        shown = ", ".join(f"{count} {kind or 'without a suffix'}" for kind, count in kinds.items())
+        raise InputError(f"is a .zip of {shown:.80}: unpack it and give the folder")
     for info in archive.infolist():
         name = info.filename.removesuffix(".npy")
         # orig_filename is the name before zipfile cuts it at a NUL and turns backslashes round.
@@ -160,9 +240,7 @@ def read_idx(file: Stream, limit: int = LIMIT) -> Array:
     return _read_numbers(file, shape, np.dtype(IDX_DTYPES[code]), limit)
 
 
-def read_cifar(
-    paths: list[Path], limit: int = LIMIT
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def read_cifar(paths: list[Path], limit: int = LIMIT) -> Found:
     """Read CIFAR's binary files: uint8 images (N, 32, 32, 3) and labels (N,).
 
     A record is 1 label byte (CIFAR-10), or a coarse and a fine one (CIFAR-100, whose fine ones are
@@ -184,54 +262,23 @@ def read_cifar(
     name, classes = CIFAR[record]
     if labels.max() >= classes:
         raise InputError(f"has label {labels.max()}; those of {name} go from 0 to {classes - 1}")
-    return images.transpose(0, 2, 3, 1), labels
+    return Found(images.transpose(0, 2, 3, 1), labels)
 
 
-def read_classes(folder: Path, limit: int = LIMIT) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Read a folder of folders of PNGs, a class each: images uint8, labels int64 (N,).
-
-    Label k is the k-th folder that holds PNGs, in the order of their names, or of their values
-    where all are numbers.
-    """
-    found = {
-        path.name: _pngs_in(path)
-        for path in folder.iterdir()
-        if path.is_dir() and path.name[0] != "."
-    }
-    names = [name for name in found if found[name]]
-    names.sort(key=int if all(name.isdecimal() for name in names) else str)
-    labels = np.repeat(np.arange(len(names)), [len(found[name]) for name in names])
-    return _read_pngs(folder, [path for name in names for path in found[name]], limit), labels
-
-
-def _pngs_in(folder):
-    return sorted(
-        path for path in folder.iterdir() if path.suffix.lower() == ".png" and path.name[0] != "."
-    )
-
-
-def _read_pngs(folder, paths, limit):
-    from .pictures import read_pngs  # here, for the other readers need no Pillow
-
-    return read_pngs(folder, paths, limit)
-
-
-def _labels_beside(path, limit):
-    """The labels in the file beside, or None.
+def _with_labels(path, images, limit):
+    """An IDX file's images with the labels of the file beside it, where there is one.
 
     MNIST's are in a file of their own: train-images-idx3-ubyte has train-labels-idx1-ubyte, or its
     .gz.
     """
     name = path.name.replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1")
-    for beside in (
-        path.with_name(name),
-        path.with_name(name.removesuffix(".gz")),
-        path.with_name(f"{name}.gz"),
-    ):
-        if "images" in path.name and beside.is_file():
-            with file_errors_as_input(beside.name), open(beside, "rb") as file:
-                return read_idx(file, limit)
-    return None
+    places = [path.with_name(each) for each in (name, name.removesuffix(".gz"), f"{name}.gz")]
+    beside = next((place for place in places if place.is_file()), None)
+    if "images" not in path.name or beside is None:
+        return Found(images)
+    with open(beside, "rb") as file:
+        labels, trouble = _or_trouble(beside.name, lambda: read_idx(file, limit))
+    return Found(images, labels, trouble=trouble)
 
 
 def _read_numbers(stream, shape, dtype, limit, order="C"):

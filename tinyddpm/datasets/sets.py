@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import math
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from .. import noise
 from ..errors import InputError
 from . import readers
-from .untrusted import LIMIT, file_errors_as_input
+from .folders import PICTURES
+from .untrusted import LIMIT, DataWarning, file_errors_as_input
 
 DIGITS = Path(__file__).parent / "digits.npz"
 TOYS = ("moons", "swissroll", "rings")
@@ -32,6 +34,7 @@ class Data:
     low: float = -1.0  # the original range: from here ...
     high: float = 1.0  # ... to here
     levels: int = 0  # how many values the range has, 256 for bytes; 0 if they are no whole numbers
+    classes: tuple[str, ...] = ()  # the name of each label from 0 up, where they have names
 
     def restore(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map samples to the original range: x (high - low)/2 + (high + low)/2, float32."""
@@ -43,25 +46,52 @@ def load(
     spec: str | os.PathLike[str] = "digits",
     limit: int = LIMIT,
     value_range: tuple[float, float] | None = None,
+    *,
+    size: int | None = None,
+    gray: bool = False,
+    need_labels: bool = True,
 ) -> Data:
     """Load data by name ('digits', 'moons', 'swissroll', 'rings') or from a path.
 
-    spec: a name, or a path that `readers.read` takes; limit: the most bytes that the samples may
-    take; value_range (low, high): as for `from_array`. Raises InputError on a name or file that
-    cannot be used.
+    Warns with DataWarning of what was left out, and of floats that look like another range.
+
+    Args:
+        spec: a name, or a path that `readers.read` takes.
+        limit: the most bytes that the samples may take.
+        value_range: (low, high), as for `from_array`.
+        size: for pictures: resize the shorter side to this and keep the centre square.
+        gray: for pictures: make them grey.
+        need_labels: whether labels that cannot be used are an error, or are left out.
+
+    Raises:
+        InputError: the name or file cannot be used.
     """
     spec = str(spec)
     if spec == "digits" or spec in TOYS:
         if value_range is not None:
             raise InputError(f"{spec} has a range of its own; one is declared for files only")
+        if size is not None or gray:
+            raise InputError(f"{spec}: size and gray are for folders of pictures")
         return _digits() if spec == "digits" else _toy(spec)
     if not _exists(spec):
         raise InputError(
             f"no data named {spec!r}: give digits, {', '.join(TOYS)}, or the path of a .npy, "
-            ".npz, IDX or CIFAR file or of a folder of PNGs"
+            f".npz, IDX or CIFAR file or of a folder of {PICTURES}"
         )
-    array, labels = readers.read(spec, limit)
-    return from_array(array, labels, spec, value_range)
+    found = readers.read(spec, limit, size, gray)
+    data = from_array(found.array, None, spec, value_range)
+    labels, trouble = None, found.trouble
+    if found.labels is not None:
+        try:
+            labels = _labels(found.labels, len(data.x), spec)
+        except InputError as error:
+            trouble = str(error).removeprefix(f"{spec}: ")
+    if trouble and need_labels:
+        raise InputError(f"{spec}: {trouble}")
+    left = (f"labels left out: {trouble}",) if trouble else ()
+    for note in (*found.notes, *left):
+        warnings.warn(f"{spec}: {note}", DataWarning, stacklevel=2)
+    return dataclasses.replace(data, labels=labels, classes=found.classes)
 
 
 def from_array(
@@ -74,7 +104,7 @@ def from_array(
 
     Args:
         array: samples (N, H, W), (N, H, W, C) with C in 1..4, or (N, D), of real numbers.
-        labels: (N,) integers, or None.
+        labels: (N,) or (N, 1) integers, or names, or None.
         name: what errors call the array.
         value_range: (low, high), by default (0, 255) for uint8, (0, 1) for bool and (-1, 1) for
             floats; other integers must declare it.
@@ -92,7 +122,7 @@ def from_array(
     if images.ndim not in (2, 4) or images.ndim == 4 and images.shape[3] > 4 or images.size == 0:
         raise InputError(
             f"{name}: has shape {array.shape}; expected (N, H, W), (N, H, W, C) with C in 1..4, "
-            "or (N, D), nothing empty"
+            f"or (N, D), nothing empty{_channels_first(array.shape)}"
         )
     low, high = _range(images, name, value_range)
     # Half-precision and bytes fit in float32; wider types are scaled as float64, then rounded once.
@@ -103,15 +133,26 @@ def from_array(
     x = np.ascontiguousarray(x.clip(-1, 1, out=x), np.float32)
     whole = array.dtype.kind != "f" and low.is_integer() and high.is_integer()
     levels = int(high - low) + 1 if whole else 0
-    return Data(x, _labels(labels, len(x), name), name, low, high, levels)
+    classes: tuple[str, ...] = ()
+    if labels is not None and np.asarray(labels).dtype.kind == "U":
+        names, labels = np.unique(np.asarray(labels), return_inverse=True)
+        classes = tuple(names.tolist())
+    return Data(x, _labels(labels, len(x), name), name, low, high, levels, classes)
+
+
+def _channels_first(shape):
+    """Advice for (N, C, H, W), as other programs lay images out; "" for any other shape."""
+    if len(shape) == 4 and 1 <= shape[1] <= 4:
+        return "; it looks like (N, C, H, W): transpose it, x.transpose(0, 2, 3, 1)"
+    return ""
 
 
 def split(data: Data, holdout: float, seed: int = 0) -> tuple[Data, Data]:
     """Split into (fit, held): a fraction `holdout` is held out, the same of each label.
 
     Each class is permuted by (seed, class index), so the split is a pure function of its arguments;
-    both parts keep the order of the data. Raises InputError unless 0 <= holdout < 1 and a sample
-    remains to fit.
+    both parts keep the order of the data, and one member of each class at least is in the first.
+    Raises InputError unless 0 <= holdout < 1 and a sample remains to fit.
     """
     n = len(data.x)
     if not (0 <= holdout < 1 and round(holdout * n) < n):
@@ -121,13 +162,14 @@ def split(data: Data, holdout: float, seed: int = 0) -> tuple[Data, Data]:
     kinds, held = np.zeros(n, np.int64), np.zeros(n, bool)
     if data.labels is not None:
         kinds = np.unique(data.labels, return_inverse=True)[1]
-    seen = 0
+    seen = taken = 0
     for k in range(kinds.max() + 1):
         members = np.flatnonzero(kinds == k)
-        # Differences of the rounded running total: each class is within one of its share, and the
-        # total is exact.
-        count = round(holdout * (seen + len(members))) - round(holdout * seen)
+        # What the rounded running total lacks: each class is within one of its share, and the total
+        # is exact, but that one member of each stays to be fitted.
         seen += len(members)
+        count = min(round(holdout * seen) - taken, len(members) - 1)
+        taken += count
         held[members[noise.permutation(len(members), seed, noise.DATA, step=k)[:count]]] = True
 
     def part(chosen):
@@ -179,6 +221,13 @@ def _range(array, name, value_range):
         )
     if least < low or most > high:
         raise InputError(f"{found} leave the range {low:g} to {high:g}; {how}")
+    if value_range is None and kind == "f" and 0 <= least < most:
+        warnings.warn(
+            f"{found} are taken to span -1 to 1, and nothing is below 0: is the range 0 1? Then "
+            f"{how}",
+            DataWarning,
+            stacklevel=3,
+        )
     return low, high
 
 
@@ -186,6 +235,8 @@ def _labels(labels, n, name):
     if labels is None:
         return None
     labels = np.asarray(labels)
+    if labels.shape == (n, 1):  # as MedMNIST and Keras keep them
+        labels = labels[:, 0]
     if labels.shape != (n,) or labels.dtype.kind not in "biu":
         raise InputError(
             f"{name}: labels must be {n} integers, got {labels.dtype} of shape {labels.shape}"
@@ -195,8 +246,8 @@ def _labels(labels, n, name):
 
 def _digits():
     """1,797 grey images of 8 x 8 pixels with values 0..16 (UCI, CC BY 4.0: LICENSE-digits.txt)."""
-    images, labels = readers.read(DIGITS)
-    return from_array(images, labels, "digits", (0, 16))
+    found = readers.read(DIGITS)
+    return from_array(found.array, found.labels, "digits", (0, 16))
 
 
 def _toy(name):

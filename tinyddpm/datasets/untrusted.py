@@ -4,7 +4,9 @@ import contextlib
 import math
 import os
 import struct
+import threading
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -58,6 +60,37 @@ def file_errors_as_input(path: str | os.PathLike[str]) -> Iterator[None]:
     except FAILURES as error:
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise InputError(f"{path}: {' '.join(text.split())}") from error
+
+
+class DataWarning(UserWarning):
+    """What a reader left out, or what looks unlike what it was taken for."""
+
+
+class _Quiet:
+    """A block without warnings, which several threads may be in: the last one out restores them.
+
+    `warnings.catch_warnings` alone restores what it found, which is another thread's silence.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside = threading.Lock(), 0
+        self.before = contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.inside += 1
+            if self.inside == 1:
+                self.before.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                self.before.close()
+
+
+quiet = _Quiet()
 
 
 @contextlib.contextmanager
