@@ -293,6 +293,7 @@ def test_progress_is_shown_on_a_terminal_only(here):
     assert all(word in shown for word in ("step 8/8", "loss", "steps/s", "left"))
 
 
+@pytest.mark.filterwarnings("default")
 def test_pictures_of_many_sizes_train_at_one(here, capsys):
     """Photographs as they are found: two sizes, a JPEG among them, a text beside them."""
     (here / "photos").mkdir()
