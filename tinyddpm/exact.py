@@ -32,7 +32,7 @@ class Marginal(NamedTuple):
     """What q(x_t | x_0) is made of at one t (Ho20 eq. 4); Python floats."""
 
     alpha_bar: float
-    root: float  # sqrt(alpha_bar_t), the factor of x_0
+    root: float  # its square root
     variance: float  # 1 - alpha_bar_t
 
 
@@ -175,8 +175,7 @@ class Gaussian(ClosedForm):
         return alpha_bar * self.spectrum + variance
 
     def _positive(self, t):
-        variances = self._variances(t)
-        if variances.min() <= 0:
+        if (variances := self._variances(t)).min() <= 0:
             raise InputError(f"at t = {t} the covariance is singular: no density and no score")
         return variances
 

@@ -50,8 +50,9 @@ class Tables(NamedTuple):
 
     def on(self, asarray: Callable[[Array], Any]) -> "Tables":
         """These tables where `asarray` puts them, such as on a device."""
-        tables = map(asarray, (self.c_x0, self.log_beta, self.log_beta_tilde))
-        return Tables(*tables, self.half_width)
+        tables = self.c_x0, self.log_beta, self.log_beta_tilde
+        c_x0, log_beta, log_beta_tilde = map(asarray, tables)
+        return Tables(c_x0, log_beta, log_beta_tilde, self.half_width)
 
     def at(self, s: Schedule, t: Any, x: Array) -> "Tables":
         """Their entries at t, shaped to multiply x (`process.at`)."""
