@@ -117,7 +117,7 @@ def inpaint(
     Args:
         denoise: (xt, t) -> eps_hat, a denoiser.
         s: the schedule of the denoiser.
-        known: the images, float (B, ...).
+        known: the images, float (B, ...); what stands where mask is 0 does not matter.
         mask: ones (known) and zeros, in a shape that broadcasts to that of known.
         steps: as in `samplers.ancestral`.
         method: how often each step is made, its variance and the bound on x0_hat.
@@ -128,7 +128,7 @@ def inpaint(
         x_0, (B, ...) in the dtype of known.
 
     Raises:
-        InputError: for a mask or steps that cannot be.
+        InputError: for a mask or steps that cannot be, and NaN or inf where mask is 1.
     """
     mask, z = _checked(known, mask), partial(_noise, denoise, s, known, noise)
     xt = z(counter_noise.PRIOR, 0)  # line 1
@@ -140,7 +140,7 @@ def inpaint(
                 there = q_sample(s, known, t_prev, z(counter_noise.KNOWN, t_prev, u))  # 4, 5
             own = partial(z, counter_noise.REVERSE, repeat=u)
             xs, x0_hat = reverse_step(denoise, s, xt, t, c, method.clip, own)  # lines 6, 7
-            xs = mask * there + (1 - mask) * xs  # line 8
+            xs = np.where(mask, there, xs)  # line 8; chosen, for NaN times 0 is NaN
             if t_prev > 0 and u + 1 < method.repeats:
                 xt = _back(s, xs, t, t_prev, z(counter_noise.RENOISE, t, u + 1))  # 9, 10
         xt = xs
@@ -161,7 +161,7 @@ def _back(s, xs, t, t_prev, eps):
 
 
 def _checked(known, mask):
-    """The mask in known's dtype. Raises InputError where the two make no sense."""
+    """The mask as booleans. Raises InputError where the two make no sense."""
     if known.dtype.kind != "f" or known.ndim < 2:
         raise InputError(f"known must be (B, ...) floats, got {known.dtype} of shape {known.shape}")
     lined_up = zip(mask.shape[::-1], known.shape[::-1])
@@ -171,4 +171,6 @@ def _checked(known, mask):
         )
     if not bool(((mask == 0) | (mask == 1)).all()):
         raise InputError("mask must hold ones (known) and zeros alone")
-    return mask.astype(known.dtype)
+    if not bool(np.isfinite(np.where(mask, known, 0)).all()):
+        raise InputError("known must be finite where mask is 1, got NaN or inf")
+    return mask.astype(bool)

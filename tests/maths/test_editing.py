@@ -242,6 +242,18 @@ def test_inpainting_starts_from_pure_noise():
     assert np.all(np.isfinite(inpaint(gaussian(s), s, KNOWN, FIRST_KNOWN, method=RePaint(2))))
 
 
+@pytest.mark.parametrize("repeats", [1, 3])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_what_is_not_known_may_be_anything(repeats, value):
+    s, known = linear(20), noise.normal((4, 3, 2), 2).astype(np.float64)
+    data, mask = exact.Gaussian(np.zeros(6), 0.3, s), np.array([[1, 0], [0, 1], [1, 1]])
+    found, expected = (
+        inpaint(data, s, np.where(mask, known, x), mask, method=RePaint(repeats), steps=7)
+        for x in (value, 0.0)
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -258,6 +270,7 @@ def test_inpainting_starts_from_pure_noise():
         lambda s, x: inpaint(gaussian(s), s, x, np.ones((1, 2, 2))),
         lambda s, x: inpaint(gaussian(s), s, x, 0.5 * x),
         lambda s, x: inpaint(gaussian(s), s, x, np.nan * x),
+        lambda s, x: inpaint(gaussian(s), s, np.nan * x, x),
         lambda s, x: inpaint(gaussian(s), s, x, x, method=RePaint(variance="learned")),
         lambda s, x: inpaint(gaussian(s), s, x, x, steps=0),
     ],

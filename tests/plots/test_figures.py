@@ -135,13 +135,16 @@ def test_loss_curve_draws_its_line(losses, log):
     fine = np.isfinite(losses)
     steps, kept = np.arange(1.0, len(losses) + 1)[fine], np.array(losses)[fine]
     drawn = lines(figure)
-    np.testing.assert_array_equal(drawn["each step"], [steps, kept])
+    np.testing.assert_array_equal(drawn["each logged step"], [steps, kept])
     np.testing.assert_array_equal(drawn["smoothed"], [steps, figures.smooth(kept, 5)])
     assert axes.get_yscale() == ("log" if log else "linear")
     assert axes.get_xlim() == (0, max(steps[-1], 1)) and axes.get_xlabel() == "step"
     low, high = axes.get_ylim()
     assert low < kept.min() and kept.max() < high
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["each step", "smoothed"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "each logged step",
+        "smoothed",
+    ]
     image = figures.to_image(figure)
     assert image.size == (900, 500)
     blue = np.abs(np.asarray(image).astype(int) - 255 * np.array(to_rgb(figures.BLUE)))
@@ -154,6 +157,13 @@ def test_loss_curve_smooths_more_where_there_are_more_steps():
     losses = np.linspace(2, 1, 1200) + np.tile([0.1, -0.1], 600)
     drawn = lines(figures.loss_curve(range(1200), losses))["smoothed"][1]
     np.testing.assert_array_equal(drawn, figures.smooth(losses, 20))
+
+
+@pytest.mark.parametrize("losses", [[1, 1e308], [0.5, 1e308, 1e-308], [-1e308, 1e308], [1e308]])
+def test_a_loss_that_matplotlib_cannot_draw_is_drawn_at_the_edge(losses):
+    figure = figures.loss_curve(range(len(losses)), losses)
+    assert figures.to_image(figure).size == (900, 500)
+    assert np.abs(lines(figure)["each logged step"][1]).max() == 1e100
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,17 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, d
     assert np.isfinite(td.load(tmp_path / "r").theta).all()
 
 
+@pytest.mark.parametrize("out", [True, False])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, digits, out, steps):
+    """The rate times a bias correction of 10 is beyond float32, whose largest number is 3.4e38."""
+    wild = {**SMALL, "steps": steps, "save_every": 1, "warmup": 0, "decay": "constant"}
+    wild |= {"lr": 1e38, "log_every": 99}
+    with pytest.raises(TinyDDPMError, match="diverged at step 1: theta is no longer finite; try"):
+        td.train(digits.x, out=tmp_path / "r" if out else None, **wild)
+    assert not out or not checkpoint.holds_run(tmp_path / "r")
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
@@ -292,3 +303,14 @@ def test_resume_changes_the_counts_that_are_given_and_no_other(digits, tmp_path)
     assert after == {**before, "step": 3, "keep": 5}
     with pytest.raises(InputError, match="meta"):
         td.resume(tmp_path / "r", digits.x, meta={})
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ancestral", "langevin", "heun", "dpmpp_2m"])
+def test_samples_that_are_not_finite_are_an_error_that_names_the_step(sampler):
+    """(1 + w) eps_hat - w eps_hat' at w = 1e39 is beyond float32, and inf - inf is NaN."""
+    x, labels = np.linspace(-1, 1, 8).reshape(4, 2), [0, 1, 0, 1]
+    net = td.MLP(hidden=8, layers=1, classes=2)
+    model = td.train(x, 1, batch=4, labels=labels, net=net, schedule=td.cosine(10))
+    with pytest.raises(TinyDDPMError, match=r"^the samples are not finite from t = \d+ on; guid"):
+        td.sample(model, 4, label=1, guidance=1e39, sampler=sampler, steps=5)
+    assert np.isfinite(td.sample(model, 4, label=1, guidance=2, sampler=sampler, steps=5)).all()

@@ -32,6 +32,7 @@ SHADES = LinearSegmentedColormap.from_list(
 )
 DPI = 100  # so that a figure's inches are hundreds of pixels
 DOT = 3.5  # a dot's area in points^2: a diameter of 2.6 pixels
+FARTHEST = 1e100  # matplotlib's own arithmetic overflows near 1e308
 STYLE = {
     "font.size": 9.5,
     "text.color": INK,
@@ -123,9 +124,9 @@ def few_decades(axis: Axis) -> None:
 def loss_curve(steps: ArrayLike, losses: ArrayLike) -> Figure:
     """Losses over the steps, 900 x 500 pixels: raw values light, smoothed ones dark.
 
-    steps, losses: (N,) numbers; losses that are not finite are left out. The loss axis is
-    logarithmic where the losses are positive and span a decade. Raises InputError where nothing is
-    left to plot.
+    steps, losses: (N,) numbers; losses that are not finite are left out, and those beyond 1e100 are
+    drawn there. The loss axis is logarithmic where the losses are positive and span a decade.
+    Raises InputError where nothing is left to plot.
     """
     x, y = np.asarray(steps, np.float64), np.asarray(losses, np.float64)
     if x.ndim != 1 or x.shape != y.shape:
@@ -133,10 +134,11 @@ def loss_curve(steps: ArrayLike, losses: ArrayLike) -> Figure:
     x, y = x[np.isfinite(y)], y[np.isfinite(y)]
     if not y.size:
         raise InputError("a loss curve needs at least one finite loss")
+    y = y.clip(-FARTHEST, FARTHEST)
     sheet = figure(900, 500)
     axes = sheet.subplots()
     axes.set(title="Training loss", xlabel="step", xlim=(min(x.min(), 0), max(x.max(), 1)))
-    axes.plot(x, y, color=SKY, alpha=0.6, linewidth=0.8, label="each step")
+    axes.plot(x, y, color=SKY, alpha=0.6, linewidth=0.8, label="each logged step")
     marker = "o" if len(x) == 1 else None  # a line needs two points
     smoothed = smooth(y, max(len(y) / 60, 5))
     axes.plot(x, smoothed, color=BLUE, marker=marker, clip_on=marker is None, label="smoothed")

@@ -253,7 +253,8 @@ class _Run:
 
     def _step(self, share):
         """One step, its line in the log where one is due, and the caller's progress."""
-        self.record = self.trainer.step(share)
+        with np.errstate(over="ignore", invalid="ignore"):  # `_save` looks for it
+            self.record = self.trainer.step(share)
         step = self.trainer.state.step
         if self._due("log_every") or step in (1, self.trainer.recipe.steps):
             self.record = read_record(self.record)
@@ -263,13 +264,22 @@ class _Run:
             self.progress(self.record)
 
     def _save(self):
-        """A checkpoint, after the log that leads to it is on disk; nothing without a folder."""
-        if self.out is None:
-            return
+        """A checkpoint, after the log that leads to it is on disk; without a folder checks alone.
+
+        Raises TinyDDPMError where a number is not finite.
+        """
         if self.record is not None:
             read_record(self.record)  # a lazy backend's step has not been looked at yet
         trainer, state = self.trainer, self.trainer.state
         arrays = {name: trainer.ops.to_host(x) for name, x in state.arrays().items()}
+        for name, array in arrays.items():  # the step's loss was that of the weights before it
+            if not np.isfinite(array).all():
+                raise TinyDDPMError(
+                    f"training diverged at step {state.step}: {name} is no longer finite; "
+                    f"try a smaller learning rate than {trainer.recipe.lr:.3g}"
+                )
+        if self.out is None:
+            return
         arrays["beta"] = trainer.schedule.beta
         self.log.sync()
         meta = {**self.about, "step": state.step}

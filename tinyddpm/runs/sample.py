@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import noise as counter_noise
-from ..errors import InputError
+from ..errors import InputError, TinyDDPMError
 from ..model import Model
 from ..noise import Noise
 from ..process import Array
@@ -70,6 +70,7 @@ def sample(
 
     Raises:
         InputError: for settings that make no sense.
+        TinyDDPMError: the samples are not finite; it names the step.
     """
     settings, ops = _settings(n, trajectory, label, guidance, how), model.ops
     steps = steps_taken(settings.sampler, model.schedule, settings.steps)
@@ -105,8 +106,29 @@ def _chunk(model, count, noise, settings, kept):
         if done in kept:
             frames.append(ops.to_host(xt))
 
-    x0 = sample_with(model, model.schedule, xT, settings, noise=noise, watch=watch)
-    return ops.to_host(x0), frames
+    def walk(watch):
+        with np.errstate(over="ignore", invalid="ignore"):  # looked for below
+            x0 = sample_with(model, model.schedule, xT, settings, noise=noise, watch=watch)
+        return ops.to_host(x0)
+
+    x0 = walk(watch)
+    if not np.isfinite(x0).all():
+        walk(_Finite(model))  # once more, to find the step: on a device each look would cost
+        raise TinyDDPMError("the samples are not finite")
+    return x0, frames
+
+
+class _Finite:
+    """A watch that raises TinyDDPMError at the first step whose x_t is not finite."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, t_prev, xt, x0_hat):
+        if not np.isfinite(self.model.ops.to_host(xt)).all():
+            weight = self.model.guidance
+            hint = f"; guidance {weight:g} may be too much" if weight else ""
+            raise TinyDDPMError(f"the samples are not finite from t = {t_prev} on{hint}")
 
 
 def _settings(n, trajectory, label, guidance, how):
