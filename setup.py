@@ -10,7 +10,7 @@ HERE = pathlib.Path(__file__).parent
 VERSION = re.search(
     r'__version__ = "(.+)"', (HERE / "tinyddpm" / "__init__.py").read_text(encoding="utf-8")
 ).group(1)
-SHELVES = ("nn", "runs", "datasets", "plots", "tour", "cli")
+SHELVES = ("nn", "runs", "datasets", "plots", "interop", "tour", "cli")
 KERNELS = {
     "tinyddpm.kernels": "kernels",
     "tinyddpm.kernels.cpu": "kernels/cpu",
@@ -47,6 +47,8 @@ setup(
     install_requires=["numpy>=2.0", "pillow>=10.4", "matplotlib>=3.8"],
     extras_require={
         "numba": ["numba>=0.68"],
+        "interop": ["safetensors>=0.5"],
+        "peers": ["safetensors>=0.5", "torch>=2.13", "diffusers>=0.42"],
         "cuda12": ["cupy-cuda12x[ctk]>=14", "numba>=0.68"],
         "cuda13": ["cupy-cuda13x[ctk]>=14", "numba>=0.68"],
         "test": [
@@ -57,6 +59,7 @@ setup(
             "ruff~=0.17.6",
             "mypy>=1.11",
             "numba>=0.68",
+            "safetensors>=0.5",
             "setuptools>=77",
         ],
     },

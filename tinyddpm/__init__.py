@@ -11,6 +11,7 @@ Reading order:
     nn                       the networks and their gradients, by hand; the optimiser
     model, metrics           the trained denoiser, and how good its samples are
     runs, datasets           a run that resumes; data
+    interop                  published models: diffusers' folders, read and written
     backend, kernels         the same operations on accelerators
 
 The papers, by the names that the docstrings cite:
@@ -63,6 +64,7 @@ from .editing import RePaint, inpaint, interpolate, slerp
 from .errors import InputError, TinyDDPMError
 from .exact import Gaussian, GaussianMixture, PointSet
 from .guidance import Guided, guide
+from .interop.pipeline import from_diffusers, to_diffusers, to_safetensors
 from .likelihood import Bound, Chain, bits_per_dim
 from .model import Model
 from .nn.mlp import MLP
@@ -100,9 +102,10 @@ __all__ = [
     "Model", "Noise", "PointSet", "PredictorCorrector", "RePaint", "Recipe", "Sampling", "Schedule",
     "TinyDDPMError", "UNet", "ancestral", "bits_per_dim", "cosine", "ddim", "decode", "dequantise",
     "dpmpp_2m", "encode", "eps_from_score", "eps_from_v", "eps_from_x0", "euler", "from_alpha_bar",
-    "guide", "heun", "inpaint", "interpolate", "langevin", "linear", "load", "log_likelihood",
-    "normal", "ode_bits_per_dim", "predict_eps", "predict_v", "predict_x0", "q_marginal",
-    "q_posterior", "q_sample", "q_step", "resume", "reverse_mean", "sample", "score_from_eps",
-    "sigmoid", "slerp", "spaced", "train", "v_from_x0_eps", "x0_from_eps", "x0_from_v",
+    "from_diffusers", "guide", "heun", "inpaint", "interpolate", "langevin", "linear", "load",
+    "log_likelihood", "normal", "ode_bits_per_dim", "predict_eps", "predict_v", "predict_x0",
+    "q_marginal", "q_posterior", "q_sample", "q_step", "resume", "reverse_mean", "sample",
+    "score_from_eps", "sigmoid", "slerp", "spaced", "to_diffusers", "to_safetensors", "train",
+    "v_from_x0_eps", "x0_from_eps", "x0_from_v",
 ]
 # fmt: on

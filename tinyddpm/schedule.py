@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import InputError
-from .settings import SPACINGS
+from .settings import PUBLISHED_SPACINGS, SPACINGS
 
 Table = NDArray[np.float64]  # (T + 1,)
 
@@ -76,6 +76,10 @@ class Schedule:
         tables = {name: asarray(getattr(self, name)) for name in ("alpha", "alpha_bar", "snr")}
         moved.__dict__.update(beta=asarray(self.beta), **tables)
         return moved
+
+    def until(self, t: int) -> "Schedule":
+        """The first t steps of this schedule."""
+        return Schedule(self.beta[: t + 1])
 
     def zero_terminal_snr(self) -> "Schedule":
         """This schedule, sqrt(alpha_bar) shifted and scaled to SNR_T = 0 (Lin24 Algorithm 1).
@@ -199,3 +203,34 @@ def spaced(s: Schedule, steps: int, spacing: str = "uniform") -> list[int]:
     rising = np.maximum.accumulate(rising - place) + place  # each is above the last one ...
     rising = np.minimum(rising, s.T - place[::-1])  # ... and leaves room for the rest
     return rising[::-1].tolist()
+
+
+def published_times(s: Schedule, steps: int, spacing: str, offset: int = 0) -> list[int]:
+    """The falling times of diffusers' timestep_spacing, each one more than theirs (Lin24 Table 2).
+
+    Args:
+        s: the schedule.
+        steps: how many; T of them are every t.
+        spacing: "leading", from 1 + offset upwards, so that the first lies below T; "trailing",
+            from T downwards; "linspace", from 1 to T.
+        offset: diffusers' steps_offset; 0 but for "leading".
+
+    Raises:
+        InputError: for another spacing, for steps outside of 1..T, and for times beyond T.
+    """
+    if spacing not in PUBLISHED_SPACINGS:
+        raise InputError(f"spacing must be one of {', '.join(PUBLISHED_SPACINGS)}, got {spacing!r}")
+    if not isinstance(steps, int | np.integer) or not 1 <= steps <= s.T:
+        raise InputError(f"steps must be a whole number in 1..T = {s.T}, got {steps!r}")
+    rising: NDArray[Any]
+    if steps == s.T:
+        rising = np.arange(1, s.T + 1)
+    elif spacing == "leading":
+        rising = 1 + offset + np.arange(steps) * (s.T // steps)
+    elif spacing == "trailing":
+        rising = np.round(np.arange(s.T, 0, -s.T / steps))[:steps][::-1]
+    else:
+        rising = 1 + np.round(np.linspace(0, s.T - 1, steps))
+    if rising[-1] > s.T:
+        raise InputError(f"offset = {offset} puts the first time, {rising[-1]}, beyond T = {s.T}")
+    return [int(t) for t in rising[::-1]]

@@ -122,6 +122,7 @@ class Recipe:
 
 SAMPLERS = ("ddim", "ancestral", "langevin", "euler", "heun", "dpmpp_2m")
 SPACINGS = ("uniform", "logsnr", "quadratic")
+PUBLISHED_SPACINGS = ("leading", "trailing", "linspace")  # diffusers', whose first may lie below T
 VARIANCES = ("beta", "beta_tilde", "learned")
 
 
@@ -137,8 +138,10 @@ class Sampling:
     spacing: str | None = setting(
         None,
         "where in 1..T those steps lie (default: uniform; dpmpp_2m: logsnr)",
-        choices=(None, *SPACINGS),
+        choices=(None, *SPACINGS, *PUBLISHED_SPACINGS),
     )
+    # diffusers' steps_offset
+    offset: int = setting(0, "added to every time of spacing leading", low=0, below=math.inf)
     # Song21a eq. 16
     eta: float = setting(0.0, "ddim: 0 adds no noise, 1 as much as ancestral")
     # Ho20 section 3.2, Nichol21 eq. 15
@@ -148,3 +151,5 @@ class Sampling:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.offset and self.spacing != "leading":
+            raise InputError(f"offset = {self.offset} is for spacing leading, not {self.spacing}")

@@ -28,8 +28,8 @@ from .samplers import (
     reverse_step,
     times,
 )
-from .schedule import Schedule, spaced
-from .settings import Sampling
+from .schedule import Schedule, published_times, spaced
+from .settings import PUBLISHED_SPACINGS, Sampling
 
 ODE_STEPS = 50
 
@@ -347,7 +347,12 @@ def sample_with(
     """
     steps = steps_taken(how.sampler, s, how.steps)
     spacing = how.spacing or ("logsnr" if how.sampler == "dpmpp_2m" else "uniform")
-    options: dict[str, Any] = {"steps": spaced(s, steps, spacing), "clip": how.clip, "watch": watch}
+    if spacing in PUBLISHED_SPACINGS:
+        times = published_times(s, steps, spacing, how.offset)
+        s = s.until(times[0])  # where the first lies below T, x_T is taken for it
+    else:
+        times = spaced(s, steps, spacing)
+    options: dict[str, Any] = {"steps": times, "clip": how.clip, "watch": watch}
     if how.sampler in ("ddim", "ancestral", "langevin"):
         options["noise"] = noise
     if how.sampler == "ddim":

@@ -55,18 +55,20 @@ FLOORS = [
     ["datasets.readers"],
     ["datasets.sets", "runs.checkpoint"],
     ["plots.images", "runs.load", "runs.log", "runs.sample"],
-    ["runs.run"],
+    ["runs.run", "interop.config", "interop.tensors"],
+    ["interop.network", "interop.scheduler", "interop.weights"],
+    ["interop.pipeline"],
     # the tour and the command line
     ["tour.spirals"],
     ["tour.forward", "tour.gpu", "tour.gradients", "tour.learned", "tour.page", "tour.scores"],
     ["tour.chapters"],
     ["__init__"],
-    ["cli.terminal", "cli.options"],
+    ["cli.terminal", "cli.options", "cli.published"],
     ["cli.commands"],
     ["cli.__init__"],
     ["__main__"],
 ]
-SHELVES = ["nn", "runs", "datasets", "plots", "tour", "cli"]
+SHELVES = ["nn", "runs", "datasets", "plots", "interop", "tour", "cli"]
 # The mathematics: its modules stand in tinyddpm/ itself, and so do these, which are not of it.
 NOT_MATHS = {"__init__", "__main__", "backend", "kernels", "starting"}
 # What the accelerators may import of the package.

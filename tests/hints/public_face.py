@@ -28,6 +28,7 @@ def schedules() -> td.Schedule:
     for table in (s.beta, s.alpha, s.alpha_bar, s.snr):
         assert_type(table, Table)
     assert_type(s.on(np.asarray), td.Schedule)
+    assert_type(s.until(20), td.Schedule)
     assert_type(td.spaced(s, 20, "logsnr"), list[int])
     return s
 
@@ -175,6 +176,13 @@ def models(model: td.Model, xt: Array, t: NDArray[np.int64]) -> None:
     assert_type((model.classes, model.learns_variance), tuple[tuple[int, ...], bool])
     assert_type((model.schedule, model.target), tuple[td.Schedule, str])
     assert_type(td.ancestral(model, model.schedule, xt), Array)
+
+
+def published(model: td.Model) -> None:
+    """A model from a pipeline folder, and back."""
+    assert_type(td.from_diffusers("folder", limit=2**30, backend="numpy"), td.Model)
+    assert_type(td.to_diffusers(model, "folder"), None)
+    assert_type(td.to_safetensors(model, "file.safetensors"), None)
 
 
 def errors() -> str:

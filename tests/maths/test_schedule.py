@@ -184,3 +184,34 @@ def test_posterior_agrees_with_improved_diffusion(golden, kind, T):
     # 2.
     clipped = np.log(np.concatenate([variance[2:3], variance[2:]]))
     close(clipped, peer[f"{kind}/{T}/posterior_log_variance_clipped"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "spacing, steps, offset, times",
+    [
+        # Lin24 Table 2 (T = 1000, 10 steps), whose times are these
+        ("leading", 10, 1, [*range(901, 0, -100)]),
+        ("trailing", 10, 0, [*range(1000, 0, -100)]),
+        ("linspace", 10, 0, [1000, 889, 778, 667, 556, 445, 334, 223, 112, 1]),
+        ("trailing", 3, 0, [1000, 667, 333]),
+        ("linspace", 1, 0, [1]),
+        ("leading", 1000, 1, [*range(1000, 0, -1)]),
+    ],
+)
+def test_published_times(spacing, steps, offset, times):
+    """Lin24 counts 1..T, and so do we; its leading is diffusers' with steps_offset 0."""
+    less = offset if steps < 1000 else 0
+    found = schedule.published_times(schedule.linear(1000), steps, spacing, offset)
+    assert [t - less for t in found] == times
+
+
+def test_published_times_that_cannot_be_are_refused():
+    s = schedule.linear(10)
+    for bad in ((11, "leading"), (0, "trailing"), (3, "uniform"), (3, "leading", 4)):
+        with pytest.raises(InputError):
+            schedule.published_times(s, *bad)
+
+
+def test_a_schedule_until_t_is_its_first_steps():
+    s = schedule.linear(10).until(4)
+    assert s.T == 4 and np.array_equal(s.alpha_bar, schedule.linear(10).alpha_bar[:5])

@@ -23,9 +23,10 @@ from ..nn.unet import UNet
 from ..runs import checkpoint, log, run
 from ..runs.files import check_writable, save_array, write_atomic
 from ..runs.load import load
+from ..runs.sample import how_to_sample
 from ..runs.sample import sample as draw_samples
-from ..settings import Recipe, Sampling
-from . import options
+from ..settings import Recipe
+from . import options, published
 from .terminal import Progress, Say, Stopped, complain
 
 # Plots are imported where they are drawn, for no other command needs Pillow or matplotlib.
@@ -34,7 +35,7 @@ FRAMES = 48  # of the reverse process in the GIF
 # of the T terms of the variational bound, drawn anew for each group of samples
 BOUND_TIMES = 32
 # how the samples of `eval` were drawn, in the order of eval.json
-RECORDED = ("seed", "sampler", "steps", "eta", "spacing", "variance", "guidance", "clip")
+RECORDED = ("seed", "sampler", "steps", "eta", "spacing", "offset", "variance", "guidance", "clip")
 # the recipe's fields that are handed on as they are; the data and the backend give the last two,
 # --shards but where it is not given
 RECIPE = [
@@ -58,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv, say):
     """The exit code of one command, what it refuses or fails at in one line."""
-    args = options.parser(train, sample, evaluate, backends, tour).parse_args(argv)
+    args = options.parser(
+        train, sample, evaluate, backends, tour, published.read, published.write
+    ).parse_args(argv)
     args.stopped, args.say = Stopped(), say
     try:
         with warnings.catch_warnings():
@@ -171,7 +174,7 @@ def sample(args: argparse.Namespace) -> int:
         label=args.label,
         guidance=args.guidance,
         trajectory=FRAMES,
-        **_how(args),
+        **options.how(args),
     )
     images.save_png(out, images.picture(x))
     args.say(out)
@@ -197,10 +200,11 @@ def evaluate(args: argparse.Namespace) -> int:
             f"{args.run} was trained with labels, and {args.data} has none to judge it by"
         )
     asked = np.resize(held.labels, n) if trained.classes else None
-    how = {**_how(args), "seed": args.seed, "guidance": args.guidance}
+    settings = dataclasses.asdict(how_to_sample(trained, options.how(args)))
+    how = {**settings, "seed": args.seed, "guidance": args.guidance}
     x = draw_samples(trained, n, label=asked, **how)
     scores = metrics.evaluate(*(sets.to_unit(part) for part in (x, fit.x, held.x)))
-    scores |= _bound(args, trained, held)
+    scores |= _bound(args, trained, held, settings)
     if trained.classes:
         scores |= _label_agreement(x, asked, fit, held)
     settings = {name: how[name] for name in RECORDED}
@@ -224,7 +228,7 @@ def _label_agreement(x, asked, fit, held):
     }
 
 
-def _bound(args, trained, held):
+def _bound(args, trained, held, settings):
     """The variational bound on the held-out data, in bits per dimension, and its parts, by name."""
     ops = trained.ops
     with checkpoint.content_errors_as_input(args.run):
@@ -235,8 +239,8 @@ def _bound(args, trained, held):
         ops.asarray(held.x),
         seed=args.seed,
         chain=likelihood.Chain(
-            variance="learned" if trained.learns_variance else args.variance,
-            clip=_how(args)["clip"],
+            variance="learned" if trained.learns_variance else settings["variance"],
+            clip=settings["clip"],
             half_width=1 / (levels - 1) if levels else None,
         ),
         times=min(BOUND_TIMES, trained.schedule.T),
@@ -373,12 +377,6 @@ def _expected(args, meta):
         if getattr(args, name) != getattr(Recipe(), name):
             given[name] = getattr(args, name)
     return {name: value for name, value in given.items() if value is not None}
-
-
-def _how(args):
-    """The fields of Sampling, as the options have them."""
-    how = {name: getattr(args, name) for name in options.SAMPLING}
-    return {**how, "clip": None if args.no_clip else Sampling.clip}
 
 
 def _draw_run(out, trained, fit):

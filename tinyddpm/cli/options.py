@@ -34,7 +34,7 @@ TRAINING = (
     "seed",
 )
 DIFFUSION = ("target", "times", "vlb", "min_snr")
-SAMPLING = ("sampler", "steps", "spacing", "eta", "variance")
+SAMPLING = ("sampler", "steps", "spacing", "offset", "eta", "variance")
 UNET = ("base", "mults", "blocks", "attention", "heads", "groups", "pad")
 PERCEPTRON = ("hidden", "layers")
 
@@ -48,7 +48,13 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def parser(
-    train: Command, sample: Command, evaluate: Command, backends: Command, tour: Command
+    train: Command,
+    sample: Command,
+    evaluate: Command,
+    backends: Command,
+    tour: Command,
+    read: Command,
+    write: Command,
 ) -> argparse.ArgumentParser:
     """Make the command line's parser; it sets `command` to the function of the command given.
 
@@ -58,6 +64,8 @@ def parser(
         evaluate: that of `tinyddpm eval`.
         backends: that of `tinyddpm backends`.
         tour: that of `tinyddpm tour`.
+        read: that of `tinyddpm import`.
+        write: that of `tinyddpm export`.
 
     Returns:
         The parser.
@@ -79,6 +87,8 @@ def parser(
     _sample_options(command("sample", sample, "draw samples from a trained run"))
     _eval_options(command("eval", evaluate, "judge a run's samples against the data it never saw"))
     command("backends", backends, "list the backends that work here, and what the others lack")
+    _import_options(command("import", read, "make a run of a published model's folder"))
+    _export_options(command("export", write, "make a published model's folder of a run"))
     text = "walk through the mathematics in nine chapters, with figures and a page"
     _tour_options(command("tour", tour, text))
     return top
@@ -207,6 +217,30 @@ def _eval_options(sub):
     _sampling_options(sub, n=None, help="samples (default: as many as held out)")
 
 
+def _import_options(sub):
+    sub.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="a diffusers pipeline folder of a UNet2DModel, with .safetensors",
+    )
+    sub.add_argument("--out", metavar="RUN", required=True, help="the run folder to make")
+    sub.add_argument(
+        "--limit",
+        type=int,
+        default=LIMIT,
+        metavar="BYTES",
+        help="the most memory that the weights may take",
+    )
+
+
+def _export_options(sub):
+    sub.add_argument("run", metavar="RUN", help="a run folder or checkpoint file")
+    sub.add_argument("--out", metavar="FOLDER", help="the diffusers pipeline folder to make")
+    sub.add_argument(
+        "--plain", metavar="FILE", help="a .safetensors file for the weights under our own names"
+    )
+
+
 def _tour_options(sub):
     sub.add_argument(
         "--out", metavar="DIR", default="tour", help="the folder for the figures and index.html"
@@ -227,7 +261,9 @@ def _sampling_options(sub, n, help):
     group.add_argument("--n", type=int, default=n, help=help)
     group.add_argument("--seed", type=int, default=0, help="of the noise")
     for name in SAMPLING:
-        _add(group, Sampling, name)
+        # a published model has its own way to sample, for what is not given
+        given = _field(Sampling, name).default is not None
+        _add(group, Sampling, name, **(_unset(Sampling, name) if given else {}))
     group.add_argument(
         "--guidance",
         type=float,
@@ -237,6 +273,12 @@ def _sampling_options(sub, n, help):
         "0 is the class alone, more is more of it",
     )
     group.add_argument("--no-clip", action="store_true", help="do not bound x0_hat to [-1, 1]")
+
+
+def how(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of Sampling that the options of a command give."""
+    given = {name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None}
+    return given | ({"clip": None} if args.no_clip else {})
 
 
 def _add(group, owner, name, **changes):

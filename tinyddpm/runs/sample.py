@@ -63,7 +63,8 @@ def sample(
         label: the class to ask for, or several that the samples take in turn.
         guidance: the weight w of Ho22 eq. 6.
         trajectory: how many frames of x_t, from noise to data, to return as well; 0 for none.
-        how: the fields of `settings.Sampling`: sampler, steps, spacing, eta, variance, clip.
+        how: the fields of `settings.Sampling`: sampler, steps, spacing, eta, variance, clip. What
+            is not given is a published model's own, or the field's default.
 
     Returns:
         float32 (n, *shape), near [-1, 1]; with a trajectory also its frames, (k, n, *shape).
@@ -72,7 +73,8 @@ def sample(
         InputError: for settings that make no sense.
         TinyDDPMError: the samples are not finite; it names the step.
     """
-    settings, ops = _settings(n, trajectory, label, guidance, how), model.ops
+    _check(n, trajectory, label, guidance)
+    settings, ops = how_to_sample(model, how), model.ops
     steps = steps_taken(settings.sampler, model.schedule, settings.steps)
     kept = set(np.rint(np.linspace(0, steps, trajectory)).astype(int).tolist())
     labels = None if label is None else np.resize(label, n)
@@ -131,8 +133,8 @@ class _Finite:
             raise TinyDDPMError(f"the samples are not finite from t = {t_prev} on{hint}")
 
 
-def _settings(n, trajectory, label, guidance, how):
-    """The settings as a `Sampling`. Raises InputError for any that make no sense."""
+def _check(n, trajectory, label, guidance):
+    """Raises InputError for numbers that make no sense."""
     if n < 1 or trajectory < 0 or trajectory == 1:
         raise InputError(
             f"n must be at least 1 and trajectory 0 or at least 2, got n = {n}, "
@@ -140,4 +142,14 @@ def _settings(n, trajectory, label, guidance, how):
         )
     if label is None and guidance:
         raise InputError("guidance needs a class to guide to")
-    return Sampling(**split(how, Sampling)[0])
+
+
+def how_to_sample(model: Model, given: dict[str, Any]) -> Sampling:
+    """The settings given and, for the others, those that a published model came with.
+
+    Raises InputError for a setting that no sampler has, or a value out of its bounds.
+    """
+    own = dict(model.meta.get("sampling", {}))
+    if given.get("spacing"):
+        own.pop("offset", None)
+    return Sampling(**split({**own, **given}, Sampling)[0])

@@ -1,0 +1,1 @@
+"""Published models: diffusers' pipeline folders, read and written, and weights as safetensors."""
