@@ -49,6 +49,7 @@ setup(
         "numba": ["numba>=0.68"],
         "interop": ["safetensors>=0.5"],
         "peers": ["safetensors>=0.5", "torch>=2.13", "diffusers>=0.42"],
+        "mpi": ["mpi4py>=4.1", "mpich>=5"],
         "cuda12": ["cupy-cuda12x[ctk]>=14", "numba>=0.68"],
         "cuda13": ["cupy-cuda13x[ctk]>=14", "numba>=0.68"],
         "test": [

@@ -47,8 +47,14 @@ class Alone:
     Every method is called by all processes, in the same order.
     """
 
-    first = True  # whether this is the process that writes and prints
+    rank = 0  # this process's number; number 0 writes and prints
     size = 1  # how many processes there are
+    neighbours = 1  # how many of them share this machine
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
 
     def mine(self, count: int) -> range:
         """The shards of `count` that this process computes."""
@@ -71,13 +77,25 @@ class Alone:
         """A map like `share` whose items are divided among the processes; all get every result."""
         return share
 
-    def any(self, flag: bool) -> bool:
-        """Whether it is so in any process."""
-        return flag
+    def most(self, number: int) -> int:
+        """The largest of the processes' numbers."""
+        return number
 
     def once(self, f: Callable[[], T]) -> T:
         """What f returns or raises, called in the first process alone."""
         return f()
+
+    def end(self, line: str | None, code: int, tell: Callable[[str], object]) -> int:
+        """Print why the work ended, if it failed; returns the exit code, the same in every process.
+
+        Args:
+            line: what went wrong, or None.
+            code: 0, or how this process would exit.
+            tell: prints a line.
+        """
+        if line:
+            tell(line)
+        return code
 
     def same(self, about: Mapping[str, Any]) -> None:
         """Raise InputError, with the names, where processes differ in what they are to do."""

@@ -63,14 +63,14 @@ FLOORS = [
     ["tour.forward", "tour.gpu", "tour.gradients", "tour.learned", "tour.page", "tour.scores"],
     ["tour.chapters"],
     ["__init__"],
-    ["cli.terminal", "cli.options", "cli.published"],
+    ["cli.terminal", "cli.options", "cli.published", "parallel"],
     ["cli.commands"],
     ["cli.__init__"],
     ["__main__"],
 ]
 SHELVES = ["nn", "runs", "datasets", "plots", "interop", "tour", "cli"]
 # The mathematics: its modules stand in tinyddpm/ itself, and so do these, which are not of it.
-NOT_MATHS = {"__init__", "__main__", "backend", "kernels", "starting"}
+NOT_MATHS = {"__init__", "__main__", "backend", "kernels", "parallel", "starting"}
 # What the accelerators may import of the package.
 KERNELS_SEE = {"errors", "formulas", "noise", "nn.ops", "nn.optim", "nn.device"}
 

@@ -7,6 +7,7 @@ run goes on from.
 """
 
 import contextlib
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..backend import about as describe
 from ..backend import get
 from ..datasets import sets
 from ..errors import InputError, TinyDDPMError
@@ -25,6 +27,7 @@ from ..nn.unet import UNet
 from ..process import Array
 from ..schedule import Schedule, cosine
 from ..settings import Recipe, setting, split
+from ..shards import ALONE, Alone
 from ..training import Trainer, TrainState, read_record
 from . import checkpoint, files, lock, threads
 from .load import from_checkpoint, net_to_meta
@@ -74,6 +77,7 @@ class RunSettings:
     backend: str = setting("numpy", "a name in backend.NAMES")
     progress: Progress | None = setting(None, "called with each step's record")
     stop: Stop | None = setting(None, "called after each step; True ends the run early")
+    team: Alone = setting(ALONE, "the processes that share the work")
     # what the checkpoint keeps beside the run's own settings: JSON's kinds of values
     meta: dict[str, Any] | None = None
 
@@ -117,10 +121,17 @@ def train(
     recipe["steps"] = steps
     trainer = _fresh_trainer(data, recipe, net, schedule or cosine(1000), get(kept.backend))
     about = {**_about(trainer, data), **kept.counts, **(kept.meta or {})}
-    with _held(out):
-        if out is not None and checkpoint.holds_run(out):
-            raise InputError(f"{out} already holds a run: resume it, or choose another folder")
-        return _Run(trainer, out, about, kept.progress, kept.stop).to_the_end()
+    _agree(kept, trainer, about)
+    with contextlib.ExitStack() as stack:
+        kept.team.once(lambda: _hold_new(out, stack))
+        return _Run(trainer, out, about, kept).to_the_end()
+
+
+def _hold_new(out, stack):
+    """Hold a run folder, until the stack is closed. Raises InputError where a run is in it."""
+    stack.enter_context(_held(out))
+    if out is not None and checkpoint.holds_run(out):
+        raise InputError(f"{out} already holds a run: resume it, or choose another folder")
 
 
 def _fresh_trainer(data, given, net, s, ops):
@@ -176,10 +187,8 @@ def resume(
     kept = RunSettings(**split(settings, RunSettings)[0])
     if kept.meta is not None:
         raise InputError("meta is kept from the run's first step: it cannot be given again")
-    if not checkpoint.holds_run(out):
-        raise InputError(f"no checkpoint in the folder {out}")
-    with _held(out):
-        arrays, meta = checkpoint.load(out)
+    with contextlib.ExitStack() as stack:
+        arrays, meta = kept.team.once(lambda: _hold_old(out, stack))
         trained = from_checkpoint(arrays, meta)
         with checkpoint.content_errors_as_input(out):
             _check_settings(out, meta, expect or {})
@@ -196,7 +205,24 @@ def resume(
         trainer = Trainer(net, s, data.x, recipe, state.on(ops), ops, known)
         changed = {name: value for name, value in kept.counts.items() if name in settings}
         about = {**meta, "recipe": asdict(recipe), **changed}
-        return _Run(trainer, out, about, kept.progress, kept.stop).to_the_end()
+        _agree(kept, trainer, about)
+        return _Run(trainer, out, about, kept).to_the_end()
+
+
+def _agree(kept, trainer, about):
+    """Raise InputError where processes cannot share the batch, or are to do different things."""
+    kept.team.mine(len(trainer.parts))
+    if kept.team.size > 1:
+        settings = {**about["net"], **about["recipe"], "the data's digest": about["digest"]}
+        kept.team.same({**settings, kept.backend: describe(kept.backend)})
+
+
+def _hold_old(out, stack):
+    """Hold the folder of a run, until the stack is closed; returns its (arrays, meta)."""
+    if not checkpoint.holds_run(out):
+        raise InputError(f"no checkpoint in the folder {out}")
+    stack.enter_context(_held(out))
+    return checkpoint.load(out)
 
 
 def _check_settings(out, meta, expect):
@@ -214,8 +240,7 @@ class _Run:
     trainer: Trainer
     out: str | Path | None
     about: dict[str, Any]  # the settings that a checkpoint keeps
-    progress: Progress | None
-    stop: Stop | None
+    kept: RunSettings
     log: RunLog | None = field(default=None, init=False)
     record: dict[str, Any] | None = field(default=None, init=False)  # of the last step
     saved: int = field(default=0, init=False)  # the step of the last good checkpoint
@@ -223,14 +248,15 @@ class _Run:
     def to_the_end(self) -> Model:
         """Step, log and save; at the end, or when told to stop, save and return the model."""
         trainer, state = self.trainer, self.trainer.state
-        self.saved = state.step
+        team, stop = self.kept.team, self.kept.stop
+        self.saved, self.out = state.step, self.out if team.first else None
         threads.keep_pages()
         try:
             self.log = None if self.out is None else RunLog(self.out, state.step)
-            with threads.workers(trainer.recipe.shards) as share:
+            with threads.workers(len(team.mine(len(trainer.parts))), team.neighbours) as share:
                 while state.step < trainer.recipe.steps:
                     self._step(share)
-                    if self.stop is not None and self.stop():
+                    if team.most(stop is not None and stop()):
                         break
                     if self._due("save_every") and state.step < trainer.recipe.steps:
                         self._save()
@@ -254,14 +280,14 @@ class _Run:
     def _step(self, share):
         """One step, its line in the log where one is due, and the caller's progress."""
         with np.errstate(over="ignore", invalid="ignore"):  # `_save` looks for it
-            self.record = self.trainer.step(share)
+            self.record = self.trainer.step(share, self.kept.team)
         step = self.trainer.state.step
         if self._due("log_every") or step in (1, self.trainer.recipe.steps):
             self.record = read_record(self.record)
             if self.log:
                 self.log.append(self.record)
-        if self.progress is not None:
-            self.progress(self.record)
+        if self.kept.progress is not None and self.kept.team.first:
+            self.kept.progress(self.record)
 
     def _save(self):
         """A checkpoint, after the log that leads to it is on disk; without a folder checks alone.
@@ -278,6 +304,9 @@ class _Run:
                     f"training diverged at step {state.step}: {name} is no longer finite; "
                     f"try a smaller learning rate than {trainer.recipe.lr:.3g}"
                 )
+        team = self.kept.team
+        if team.size > 1:  # equal steps from equal gradients, unless a machine errs
+            team.same({"the parameters": zlib.crc32(arrays["theta"])})
         if self.out is None:
             return
         arrays["beta"] = trainer.schedule.beta

@@ -45,15 +45,20 @@ def cores() -> int:
 
 
 @contextmanager
-def workers(parts: int) -> Iterator[Share]:
+def workers(parts: int, processes: int = 1) -> Iterator[Share]:
     """Give a function share(f, items): f runs on up to `parts` threads, results are in order.
 
     Inside, BLAS keeps to one thread. Where its thread count cannot be set, and it is not one
     already, the items run one after another on this thread and BLAS uses its own threads: the
     results are the same.
+
+    Args:
+        parts: how many items there are, or more.
+        processes: among how many this machine's cores are divided; with several BLAS has one thread
+            for one item too.
     """
-    count = min(parts, cores())
-    if count == 1 or not blas_can_be_limited():
+    count = min(parts, max(1, cores() // processes))
+    if (count == 1 and processes == 1) or not blas_can_be_limited():
         yield lambda f, items: [f(item) for item in items]
         return
     control = openblas()

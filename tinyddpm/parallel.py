@@ -1,0 +1,265 @@
+"""Several processes as one: MPI's ranks, which share the shards of a batch.
+
+The gradients of a step are added in the order of `shards.additions`, whoever computed them: MPI
+moves them and adds nothing. Each rank gets a slice of every partial sum, adds the slice, and all
+get all slices: 2 (N - 1) / N times the gradient's bytes go out of a rank each step, whatever N is.
+
+Nothing else in the package knows of ranks, and nothing imports this module where there is no MPI.
+"""
+
+import contextlib
+import functools
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+
+from . import __version__
+from .errors import InputError, TinyDDPMError
+from .process import Array
+from .shards import Alone, Share, T, add, additions
+
+GRACE = 1.0  # seconds in which the other ranks must fail too, or they are ended
+POLL = 0.005  # seconds between two looks at whether they did
+LINE = 2**10  # bytes of a failure's line that a rank tells the others
+REDUCE = ("tree", "sum")  # how gradients are added: in the run's own order, or in MPI's
+INSTALL = "pip install 'tinyddpm[mpi]'"
+
+Tell = Callable[[str], object]  # prints one line, in whichever rank it is called
+
+
+class Plan(NamedTuple):
+    """Who adds which partial sums."""
+
+    local: list[list[tuple[int, int]]]  # the additions of each rank, among its own shards
+    heads: list[list[int]]  # of each rank: the shards where its partial sums are after that
+    rest: list[tuple[int, int]]  # the additions that are left, of partial sums of several ranks
+
+
+@functools.cache
+def plan(count: int, size: int) -> Plan:
+    """The tree of `shards.additions` for `count` shards, `size` ranks having as many each."""
+    each, gone = count // size, set[int]()
+    found = Plan([[] for _ in range(size)], [[] for _ in range(size)], [])
+    for i, j in additions(count):
+        if i // each == j // each and not {i, j} & gone:
+            found.local[i // each].append((i, j))
+            continue
+        for k in (i, j):
+            if k not in gone:
+                found.heads[k // each].append(k)
+        gone |= {i, j}
+        found.rest.append((i, j))
+    if not gone:
+        found.heads[0].append(0)
+    return found
+
+
+class Ranks(Alone):
+    """The ranks of an MPI communicator, each with a whole number of a batch's shards.
+
+    As a context it ends all ranks where one of them fails.
+
+    Args:
+        comm: the communicator.
+        reduce: "tree", whose bits do not depend on the number of ranks, or "sum": one Allreduce of
+            each rank's own sum, which is faster where a rank has several partial sums, and whose
+            last bits depend on the number of ranks and on the MPI.
+    """
+
+    def __init__(self, comm: Any, reduce: str = "tree") -> None:
+        if reduce not in REDUCE:
+            raise InputError(f"reduce must be one of {', '.join(REDUCE)}, got {reduce!r}")
+        self.comm, self.reduce = comm, reduce
+        self.rank, self.size = comm.Get_rank(), comm.Get_size()
+        self.ends = comm.Dup()  # where ranks tell each other how they end
+        self.neighbours = int(comm.Split_type(_mpi().COMM_TYPE_SHARED).Get_size())
+        self.room: dict[tuple[int, int], Array] = {}
+
+    def mine(self, count: int) -> range:
+        """As `Alone.mine`. Raises InputError where the ranks cannot have as many each."""
+        if count % self.size:
+            raise InputError(
+                f"{self.size} ranks cannot share {count} shards evenly: "
+                f"let --shards (at most --batch) be a multiple of {self.size}"
+            )
+        each = count // self.size
+        return range(self.rank * each, (self.rank + 1) * each)
+
+    def total(self, grads: Mapping[int, Array], losses: list[Any]) -> tuple[Array, Any]:
+        """As `Alone.total`."""
+        count, own = len(losses) * self.size, np.array(losses)
+        todo = plan(count, self.size)
+        add(grads, todo.local[self.rank])
+        heads = todo.heads[self.rank]
+        out = grads[min(grads)]
+        if self.reduce == "sum":
+            add(grads, ((min(grads), k) for k in heads if k != min(grads)))
+            self.comm.Allreduce(_mpi().IN_PLACE, out)
+        else:
+            self._tree(grads, todo, out)
+        every = np.empty(count, own.dtype)
+        self.comm.Allgather(own, every)
+        return out, sum(every)
+
+    def _tree(self, grads, todo, out):
+        """The sum over all ranks, in `out`: each adds its slice of all partial sums."""
+        edges = np.linspace(0, out.size, self.size + 1).astype(int)
+        sizes = np.diff(edges)
+        pieces: dict[int, Array] = {}
+        for k in range(max(map(len, todo.heads))):
+            who = [k < len(heads) for heads in todo.heads]
+            sent = grads[todo.heads[self.rank][k]] if who[self.rank] else out[:0]
+            room = self._room(k, sum(who) * sizes[self.rank])
+            received = np.array(who) * sizes[self.rank]
+            starts = np.cumsum(received) - received
+            going = (sizes, edges[:-1]) if who[self.rank] else (0 * sizes, 0 * sizes)
+            self.comm.Alltoallv([sent, going], [room, (received, starts)])
+            for heads, start, length in zip(todo.heads, starts, received):
+                if k < len(heads):
+                    pieces[heads[k]] = room[start : start + length]
+        add(pieces, todo.rest)
+        self.comm.Allgatherv(pieces[0], [out, (sizes, edges[:-1])])
+
+    def _room(self, k, length):
+        """A buffer that is kept from step to step: fresh memory costs more than what fills it."""
+        key = (k, int(length))
+        if key not in self.room:
+            self.room[key] = np.empty(key[1], np.float32)
+        return self.room[key]
+
+    def spread(self, share: Share) -> Share:
+        """As `Alone.spread`: of the items, rank r takes number r, r + N, ..."""
+
+        def over_ranks(f, items):
+            items = list(items)
+            found = self.comm.allgather(list(share(f, items[self.rank :: self.size])))
+            return [found[i % self.size][i // self.size] for i in range(len(items))]
+
+        return over_ranks
+
+    def most(self, number: int) -> int:
+        """As `Alone.most`."""
+        found = np.array([number], np.int64)
+        self.comm.Allreduce(_mpi().IN_PLACE, found, _mpi().MAX)
+        return int(found[0])
+
+    def once(self, f: Callable[[], T]) -> T:
+        """As `Alone.once`: every rank returns it, or raises the same TinyDDPMError."""
+        value, error = None, None
+        if self.first:
+            try:
+                value = f()
+            except TinyDDPMError as failure:
+                error = failure
+        value, error = self.comm.bcast((value, error))
+        if error is not None:
+            raise error
+        return value
+
+    def same(self, about: Mapping[str, Any]) -> None:
+        """As `Alone.same`."""
+        every = self.comm.allgather(dict(about))
+        for rank, other in enumerate(every):
+            names = [name for name in every[0] | other if every[0].get(name) != other.get(name)]
+            if names:
+                pairs = (f"{name} ({every[0].get(name)}; {other.get(name)})" for name in names)
+                raise InputError(f"rank 0 and rank {rank} differ in {', '.join(pairs):.600}")
+
+    # How ranks end.
+
+    def end(self, line: str | None, code: int, tell: Tell) -> int:
+        """Agree on the exit code; where ranks differ, the first one that failed is named.
+
+        A rank that fails while others do not come here ends them all, by ending itself: MPI's
+        starter ends the others.
+
+        Args:
+            line: what went wrong, or None.
+            code: 0, or how this rank would exit.
+            tell: prints a line.
+
+        Returns:
+            The exit code.
+        """
+        try:
+            found = self._agreed(line or "", code)
+        except KeyboardInterrupt:
+            found = None
+        if found is None:
+            self._leave(f"rank {self.rank}: {line}", code or 130, tell)
+        codes = [each for each, _ in found]
+        failed = [rank for rank in range(self.size) if codes[rank]]
+        if failed and self.first:
+            rank = failed[0]
+            text = found[rank][1]
+            if text:
+                tell(text if len(failed) == self.size else f"rank {rank}: {text}")
+        return codes[failed[0]] if failed else 0
+
+    def _agreed(self, line, code):
+        """[(code, line)] of all ranks; None where this one failed and others do not come."""
+        own, every = np.zeros(LINE, np.uint8), np.empty((self.size, LINE), np.uint8)
+        text = line.encode()[: LINE - 2]
+        own[0], own[1 : 1 + len(text)] = code, np.frombuffer(text, np.uint8)
+        request, end = self.ends.Iallgather(own, every), time.monotonic() + GRACE
+        while not request.Test():
+            if code and time.monotonic() > end:
+                return None
+            time.sleep(POLL)
+        return [(int(x[0]), x[1:].tobytes().rstrip(b"\0").decode(errors="ignore")) for x in every]
+
+    def _leave(self, line: str, code: int, tell: Tell) -> NoReturn:
+        tell(line)
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        os._exit(code)
+
+    def __enter__(self) -> "Ranks":
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        code = 0 if error is None else 2 if isinstance(error, InputError) else 1
+        self.end(None if error is None else describe(error), code, lambda line: None)
+
+
+def describe(error: BaseException) -> str:
+    """An error that no one expected in one line: its kind, its text and where it was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace else ""
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def join(reduce: str = "tree") -> Ranks:
+    """This process's place among the ranks that MPI's starter has started.
+
+    From here on only rank 0 prints: the others' standard streams lead nowhere.
+
+    Raises InputError without MPI, and where the ranks' versions differ.
+    """
+    ranks = Ranks(_mpi().COMM_WORLD, reduce)
+    if not ranks.first:
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  until the process ends
+    about = {"tinyddpm": __version__, "python": platform.python_version(), "numpy": np.__version__}
+    ranks.same(about)
+    return ranks
+
+
+@functools.cache
+def _mpi():
+    """mpi4py's MPI, initialised by its import. Raises InputError where it is not there."""
+    try:
+        import mpi4py
+
+        mpi4py.rc.thread_level = "funneled"  # only the main thread speaks to it
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        text = f"several processes need MPI: {INSTALL}, or mpi4py beside your cluster's MPI"
+        raise InputError(f"{text} ({error})") from None
+    return MPI
