@@ -14,7 +14,7 @@ import sys
 from tinyddpm import backend
 from tinyddpm.errors import InputError, TinyDDPMError
 
-from . import accuracy, bench, cases, crossover, end, network, report, sampling
+from . import accuracy, bench, cases, crossover, end, network, parts, report, sampling
 from .sizes import FULL, LARGE, NETS, QUICK, TINY
 
 TIMED = ("steps", "ops", "network", "end", "samplers")
@@ -47,6 +47,8 @@ def parse(argv):
             parser.error(f"no group {group!r}: choose from {', '.join(GROUPS)}")
     if args.compile and not args.peer:
         parser.error("--compile is for --peer torch")
+    if args.parts and args.groups and "network" not in args.groups:
+        parser.error("--parts is for the group network")
     for path in filter(None, (args.json, args.plot)):
         if not pathlib.Path(path).resolve().parent.is_dir():
             parser.error(f"no folder to write {path} into")
@@ -77,6 +79,7 @@ def _parser():
     letters = sorted(title[0] for title in NETS | LARGE)
     which = {"nargs": "+", "choices": letters, "metavar": "LETTER", "default": []}
     add("--networks", **which, help=f"of {' '.join(letters)} (default: all but d)")
+    add("--parts", action="store_true", help="with network: where each step's time goes")
     add("--compile", action="store_true", help="with --peer torch: compiled networks too (minutes)")
     add("--seconds", type=_seconds, help=f"for each line of a table (default: {FULL.seconds})")
     add("--quick", action="store_true", help="about a minute in all")
@@ -108,6 +111,9 @@ def _timed(args):
             if group == "samplers":
                 figures["accuracy"] = accuracy.measure(args.quick)
                 print(accuracy.table(figures["accuracy"]), flush=True)
+        if args.parts:
+            figures["parts"] = parts.run(found, args.seconds, _networks(args), args.peer)
+            print(parts.table(figures["parts"]), flush=True)
         if args.plot:
             figures["crossover"] = _plots(figures, found, args)
     return figures
@@ -117,14 +123,19 @@ def _group(group, found, limits, peers, args):
     """The rows of one group's table."""
     sizes, seconds = args.sizes, args.seconds
     if group == "network":
-        asked = {title: net for title, net in (NETS | LARGE).items() if title[0] in args.networks}
-        return network.run(found, seconds, args.peer, args.compile, asked or sizes.nets)
+        return network.run(found, seconds, args.peer, args.compile, _networks(args))
     if group == "end":
         return end.measure(found, seconds, sizes)
     if group == "samplers":
         return sampling.measure(found, seconds, sizes)
     chosen = cases.steps(*sizes.steps) if group == "steps" else cases.operations(sizes.images)
     return {case.name: bench.measure(case, found, limits, seconds, peers) for case in chosen}
+
+
+def _networks(args):
+    """The networks that are asked for, {title: Net}."""
+    asked = {title: net for title, net in (NETS | LARGE).items() if title[0] in args.networks}
+    return asked or args.sizes.nets
 
 
 def _peers(name):

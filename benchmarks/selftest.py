@@ -5,12 +5,13 @@ crossings are counted as they are defined. Prints a line for each check; a check
 """
 
 import os
+from types import SimpleNamespace
 
 import numpy as np
 
 from tinyddpm.nn.ops import Ops
 
-from . import accuracy, bench, cases, clock, crossover
+from . import accuracy, bench, cases, clock, crossover, parts
 
 
 def share(f, items):
@@ -117,6 +118,42 @@ def sliced_distance_of_a_moved_set_is_its_way_over_root_2():
     assert abs(accuracy.sliced(points, points[::-1] + [3.0, 4.0]) - 5 / np.sqrt(2)) < 1e-12
 
 
+def the_parts_of_a_step_sum_to_it():
+    """By a clock that only the operations move; an inner operation's time is the outer one's."""
+    now, x, w = [0.0], np.ones((1, 4, 4, 8), np.float32), np.ones((3, 3, 8, 8), np.float32)
+
+    def slow(name, seconds):
+        def method(self, *args, **options):
+            now[0] += seconds
+            return getattr(Ops, name)(self, *args, **options)
+
+        return method
+
+    names = {"conv2d": 1, "_pad_spread": 2, "groupnorm_silu": 4, "silu": 8, "conv2d_backward": 16}
+    kind = type("Slow", (Ops,), {name: slow(name, seconds) for name, seconds in names.items()})
+    ledger = parts.Ledger(read=lambda: now[0])
+    ops, p = parts.timed(kind(), ledger), SimpleNamespace(w=w, b=w[0, 0, 0])
+
+    def step():
+        tape, g = [], cases.zeros(ops, p)
+        y = ops.conv2d(x, p, tape)
+        ops.groupnorm_silu(y, SimpleNamespace(w=w[0, 0, 0], b=w[0, 0, 0]), 2, [])
+        now[0] += 32
+        ops.conv2d_backward(y, g, tape)
+
+    found, work = parts.step_parts(step, ledger, 1), 2 * (4 * 4) * (9 * 8) * 8
+    conv = "3x3 convolution at 4x4"
+    assert found["parts"] == {
+        f"{conv}, forward": 1e3,
+        "GroupNorm with SiLU, forward": 12e3,
+        f"{conv}, backward": 16e3,
+        parts.MOVED: 4e3,
+        parts.REST: 32e3,
+    }
+    assert found["step_ms"] == sum(found["parts"].values()) == 65e3
+    assert found["rates"] == {f"{conv}, forward": work / 1e9, f"{conv}, backward": work / 8e9}
+
+
 CHECKS = (
     a_wrong_answer_is_not_timed,
     a_nan_is_a_wrong_answer,
@@ -126,6 +163,7 @@ CHECKS = (
     every_contender_is_read_as_often_and_warmed_up,
     a_crossing_is_where_a_backend_stays_ahead,
     sliced_distance_of_a_moved_set_is_its_way_over_root_2,
+    the_parts_of_a_step_sum_to_it,
 )
 
 

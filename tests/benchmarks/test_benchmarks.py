@@ -61,6 +61,7 @@ def test_help_names_every_group():
         ["--seconds", "nan"],
         ["--peer", "jax"],
         ["--compile"],
+        ["ops", "--parts"],
         ["--what"],
         ["--json", "no/such/folder/a.json"],
         ["--plot", "curves.pdf"],
@@ -137,6 +138,22 @@ def test_numba_is_measured_beside_numpy(tmp_path):
         assert all(set(rows) == {"numpy", "numba"} for rows in figures[group].values())
 
 
+def test_the_parts_of_each_step_sum_to_it(tmp_path):
+    """On two threads too: nothing is counted twice, or the rest would be below zero."""
+    pytest.importorskip("numba")
+    shown, figures = figures_of(tmp_path / "f.json", "network", "--parts", "--backend", "numba")
+    assert set(figures["parts"]) == set(figures["network"])
+    for title, rows in figures["parts"].items():
+        assert title in shown and set(rows) == {"numpy", "numba"}
+        for row in rows.values():
+            assert min(row["parts"].values()) >= 0
+            assert sum(row["parts"].values()) == pytest.approx(row["step_ms"])
+            assert "images" not in title or "GroupNorm with SiLU, forward" in row["parts"]
+            backward = [name for name in row["parts"] if "convolution" in name and "back" in name]
+            assert bool(backward) == ("images" in title and "train" in title)
+            assert ("optimiser" in row["parts"]) == ("train" in title)
+
+
 def test_the_tiles_are_measured_and_the_choice_is_judged(tmp_path):
     pytest.importorskip("numba")
     shown, figures = figures_of(tmp_path / "f.json", "tiles")
@@ -171,6 +188,7 @@ def test_what_it_counts_and_compares_is_right():
         "every_contender_is_read_as_often_and_warmed_up: ok",
         "a_crossing_is_where_a_backend_stays_ahead: ok",
         "sliced_distance_of_a_moved_set_is_its_way_over_root_2: ok",
+        "the_parts_of_a_step_sum_to_it: ok",
         "a_card_is_known_by_its_device_name: ok",
         "philox_on_the_device_gives_the_published_words: ok",
     ]

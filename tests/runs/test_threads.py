@@ -1,5 +1,9 @@
 """Threads share work without changing results, and BLAS gets its own threads back."""
 
+import json
+import platform
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -57,8 +61,36 @@ def test_one_part_needs_no_thread():
 
 
 def test_keeping_pages_is_harmless_anywhere(monkeypatch):
-    for platform in (threads.sys.platform, "darwin"):
-        monkeypatch.setattr(threads.sys, "platform", platform)
+    for system in (threads.sys.platform, "darwin"):
+        monkeypatch.setattr(threads.sys, "platform", system)
         threads.keep_pages.cache_clear()
         threads.keep_pages()
     threads.keep_pages.cache_clear()
+
+
+ROUNDS = """if True:
+    import json, resource
+    from concurrent.futures import ThreadPoolExecutor
+    import numpy as np
+    from tinyddpm.runs import threads
+    threads.keep_pages()
+
+    def work(_):
+        return sum(kept[0] for kept in [np.ones(1 << 21, np.float32) for _ in range(15)])
+
+    def faults():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        list(pool.map(work, range(2)))
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    with ThreadPoolExecutor(2) as pool:
+        print(json.dumps([faults() for _ in range(8)]))"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be asked")
+def test_threads_keep_their_pages():
+    """Two threads allocate and free 126 MB each: new pages come once, not in every round."""
+    done = subprocess.run([sys.executable, "-c", ROUNDS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, *later = json.loads(done.stdout)
+    assert first > 10_000 and sum(later) < first / 4, (first, later)

@@ -78,7 +78,7 @@ def keep_pages() -> None:
     """Ask glibc to keep freed memory for the next array; do nothing with another C library.
 
     A fresh page costs more than the arithmetic on it: (x + 1) (x + 2) on 3 MB takes ten times as
-    long.
+    long. All threads share one arena: what a thread's own would keep, glibc gives back anyway.
     """
     if sys.platform != "linux":
         return
@@ -86,6 +86,7 @@ def keep_pages() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):  # another C library
         return
-    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
+    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
     mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest value that glibc takes
-    mallopt(M_TRIM_THRESHOLD, 1 << 30)
+    mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)  # likewise
+    mallopt(M_ARENA_MAX, 1)
