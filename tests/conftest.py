@@ -20,10 +20,10 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave the long forms out unless the marker is asked for by name."""
-    if "stress" in config.getoption("markexpr"):
-        return
-    long = [item for item in items if item.get_closest_marker("stress")]
+    """Leave the long forms out unless their marker is asked for by name."""
+    asked = config.getoption("markexpr")
+    left = [name for name in ("stress", "peers") if name not in asked]
+    long = [item for item in items if any(map(item.get_closest_marker, left))]
     config.hook.pytest_deselected(items=long)
     items[:] = [item for item in items if item not in long]
 

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 import tinyddpm as td
-from support import mutations
+from support import mutations, published_cases
 from tinyddpm.datasets import sets
 from tinyddpm.datasets.untrusted import DataWarning
 from tinyddpm.runs import checkpoint
@@ -161,6 +161,11 @@ def perturbed(r, value):
     return items
 
 
+def inside_json(r, a, other):
+    """A JSON text of which a part is another value."""
+    return json.dumps(perturbed(r, json.loads(a))).encode()
+
+
 def resealed(r, a, other):
     """A checkpoint of a right digest whose settings or arrays were changed before the save."""
     if r.random() < 0.3:
@@ -278,6 +283,15 @@ READERS = {
     "checkpoint": Reader(
         lambda: [files[checkpoint.NAME] for files in runs()], read_checkpoint, 0.05, resealed
     ),
+    **{
+        kind: Reader(
+            functools.partial(published_cases.inputs, kind),
+            functools.partial(published_cases.read, kind),
+            0.02,
+            inside_json if kind.endswith("json") else None,
+        )
+        for kind in published_cases.FILES
+    },
     "log": Reader(lambda: [files[runlog.NAME] for files in runs()], read_log, 0.5),
 }
 
