@@ -10,7 +10,7 @@ from numba.core.errors import NumbaError
 from tinyddpm import noise
 from tinyddpm.nn.ops import Forget, Ops
 
-from . import direct, fused_steps, groupnorm
+from . import direct, fused_steps, groupnorm, silu
 from .convolution import DOWN, UP, correlate, mix, outer, prepare, turned
 from .layout import frame_of, framed, offsets, pixels, storage
 from .tiles import LANES, TILES
@@ -275,7 +275,7 @@ class NumbaOps(Ops):
             return super().silu(x, tape)
         x = np.ascontiguousarray(x)
         y = np.empty_like(x)
-        groupnorm.silu(x.reshape(-1), y.reshape(-1))
+        silu.silu(x.reshape(-1), y.reshape(-1))
         tape.append(x)
         return y
 
@@ -285,7 +285,7 @@ class NumbaOps(Ops):
             return super().silu_backward(dy, tape)
         x = tape.pop()
         dx = np.empty_like(x)
-        groupnorm.silu_backward(np.ascontiguousarray(dy).reshape(-1), x.reshape(-1), dx.reshape(-1))
+        silu.silu_backward(np.ascontiguousarray(dy).reshape(-1), x.reshape(-1), dx.reshape(-1))
         return dx
 
     def pixel_sum(self, x):

@@ -164,6 +164,14 @@ class Emitter:
         )
         return self.builder.shuffle_vector(one, nothing, self.lane)
 
+    def gather(self, pointer, step):
+        """The numbers at an address and so many steps behind it, as a vector."""
+        vector = ir.Constant(VECTOR, ir.Undefined)
+        for lane in range(LANES):
+            number = self.builder.load(self.at(pointer, self.mul(step, lane)))
+            vector = self.builder.insert_element(vector, number, ir.Constant(INT32, lane))
+        return vector
+
     def sum_lanes(self, vector):
         """The sum of a vector's lanes, in whatever order is fastest."""
         kind = ir.FunctionType(FLOAT, [FLOAT, VECTOR])

@@ -11,7 +11,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .jit import kernel
-from .tiles import INT64, LANES, Emitter
+from .tiles import INT64, LANES, VECTOR, Emitter
 from .tiles import WINOGRAD_WIDE as WIDE
 
 HALF = np.float32(0.5)
@@ -113,41 +113,66 @@ def transform_slope(typing, dy, d0, drow, outputs, out, o0, panel, step):
     return types.void(dy, d0, drow, outputs, out, o0, panel, step), generate
 
 
+def _weights_transform(contiguous):
+    """An intrinsic: G w G^T of a vector of output channels, whose weights may lie side by side.
+
+    out[o0 + (4 u + v) step + :] = (G w G^T)[u, v]; w's rows are `row` apart from `start` on, its
+    columns `column` and its output channels `lane`, which is 1 where they are contiguous.
+    """
+
+    @intrinsic
+    def transform(typing, w, start, row, column, lane, out, o0, step):
+        def generate(context, builder, signature, args):
+            e = Emitter(context, builder, signature, args)
+            w, start, row, column, lane, out, o0, step = e.args
+            half = ir.Constant(VECTOR, [0.5] * LANES)
+
+            def mix(a, b, c):
+                plus, minus = (
+                    builder.fadd(builder.fadd(a, b), c),
+                    builder.fadd(builder.fsub(a, b), c),
+                )
+                return a, builder.fmul(half, plus), builder.fmul(half, minus), c
+
+            def load(u, v):
+                place = e.at(w, start, e.mul(row, u), e.mul(column, v))
+                return e.load(place) if contiguous else e.gather(place, lane)
+
+            columns = [mix(*(load(u, v) for u in range(3))) for v in range(3)]
+            for u, three in enumerate(zip(*columns)):
+                for v, value in enumerate(mix(*three)):
+                    e.store(value, e.at(out, o0, e.mul(step, 4 * u + v)))
+            return context.get_dummy_value()
+
+        return types.void(w, start, row, column, lane, out, o0, step), generate
+
+    return transform
+
+
+_transform_contiguous, _transform_strided = _weights_transform(True), _weights_transform(False)
+
+
 @kernel
 def transform_weights(w):
-    """w (3, 3, C, O) -> G w G^T, packed as `direct.pack` packs (4, 4, C, O)."""
+    """w (3, 3, C, O), of any strides -> G w G^T, packed as `direct.pack` packs (4, 4, C, O)."""
     inputs, outputs = w.shape[2], w.shape[3]
-    packed = np.zeros(16 * inputs * ((outputs + LANES - 1) // LANES * LANES), np.float32)
-    d, half = np.zeros((9, WIDE), np.float32), np.zeros((12, WIDE), np.float32)
-    full = np.zeros((16, WIDE), np.float32)
+    row, column, channel, lane = [stride // 4 for stride in w.strides]
+    packed = np.empty(16 * inputs * outputs, np.float32)
     o = 0
     while o < outputs:
         width = WIDE if o + WIDE <= outputs else LANES
-        for c in range(inputs):
-            for k in range(9):
-                for lane in range(min(width, outputs - o)):
-                    d[k, lane] = w[k // 3, k % 3, c, o + lane]
-            for v in range(3):
-                _widen(d, v, 3, half, v, 3)
-            for u in range(4):
-                _widen(half, 3 * u, 1, full, 4 * u, 1)
-            for k in range(16):
-                place = (16 * o + k * width) * inputs + c * width
-                for lane in range(width):
-                    packed[place + lane] = full[k, lane]
+        step = width * inputs
+        for first in range(0, width, LANES):
+            start, place = (o + first) * lane, 16 * o * inputs + first
+            for _ in range(inputs):
+                if lane == 1:
+                    _transform_contiguous(w, start, row, column, lane, packed, place, step)
+                else:
+                    _transform_strided(w, start, row, column, lane, packed, place, step)
+                start += channel
+                place += width
         o += width
     return packed
-
-
-@kernel
-def _widen(d, first, step, out, place, stride):
-    """G times a column of three: rows first.. of d, step apart, to four rows of out."""
-    for lane in range(WIDE):
-        a, b, c = d[first, lane], d[first + step, lane], d[first + 2 * step, lane]
-        out[place, lane] = a
-        out[place + stride, lane] = HALF * (a + b + c)
-        out[place + 2 * stride, lane] = HALF * (a - b + c)
-        out[place + 3 * stride, lane] = c
 
 
 @kernel
