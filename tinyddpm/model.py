@@ -53,7 +53,7 @@ class Model:
         return bool(self.net.out == 2 * self.shape[-1])
 
     @property
-    def classes(self) -> tuple[int, ...]:
+    def classes(self) -> tuple[int | str, ...]:
         """The labels that this model knows, as the data names them; () for none."""
         return tuple(self.meta.get("classes", range(self.net.classes)))
 
@@ -72,7 +72,7 @@ class Model:
         if not known:
             raise InputError("this model knows no classes: it was trained without labels")
         if not set(names) <= set(known):
-            unknown = ", ".join(str(name) for name in sorted(set(names) - set(known)))
+            unknown = ", ".join(str(name) for name in sorted(set(names) - set(known), key=str))
             raise InputError(
                 f"this model knows the classes {', '.join(map(str, known))}; "
                 f"it was asked for {unknown}"

@@ -173,7 +173,7 @@ def models(model: td.Model, xt: Array, t: NDArray[np.int64]) -> None:
     step = Coefficients(c_x0=0.5, c_xt=0.5, sigma=0.1)
     assert_type(model.reverse(xt, 5, step, 1.0, td.Noise()), Array)
     assert_type(model.p, Any)
-    assert_type((model.classes, model.learns_variance), tuple[tuple[int, ...], bool])
+    assert_type((model.classes, model.learns_variance), tuple[tuple[int | str, ...], bool])
     assert_type((model.schedule, model.target), tuple[td.Schedule, str])
     assert_type(td.ancestral(model, model.schedule, xt), Array)
 

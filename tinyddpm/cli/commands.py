@@ -17,7 +17,6 @@ import numpy as np
 
 from .. import backend, likelihood, metrics, schedule
 from ..datasets import sets
-from ..datasets.untrusted import LIMIT
 from ..errors import InputError, TinyDDPMError
 from ..nn.unet import UNet
 from ..runs import checkpoint, log, run
@@ -25,8 +24,9 @@ from ..runs.files import check_writable, save_array, write_atomic
 from ..runs.load import load
 from ..runs.sample import how_to_sample
 from ..runs.sample import sample as draw_samples
+from ..runs.source import Source, check_digest, labels_of
 from ..settings import Recipe
-from . import options, published
+from . import data, opening, options, published
 from .terminal import Progress, Say, Stopped, complain
 
 # Plots are imported where they are drawn, for no other command needs Pillow or matplotlib.
@@ -103,13 +103,15 @@ def train(args: argparse.Namespace) -> int:
 
 def _new_run(args):
     """(folder, fitted data, model) of a new run, as far as it got."""
-    fit, about = _data_to_fit(args)
-    labels = fit.labels if args.classes else None
-    if args.classes and labels is None:
+    fit, held, about = data.to_fit(args)
+    if args.classes and fit.labels is None:
         raise InputError(f"--classes needs labels, and {fit.name} has none")
+    labels = labels_of(fit, fit.classes or (0,)) if args.classes else None
     out = pathlib.Path(args.out) if args.out else _free_folder(fit.name)
     steps = Recipe().steps if args.steps is None else args.steps
     net, s = _net(args, fit.x.shape[1:], labels), _schedule(args)
+    computed = opening.model_line(net, backend.get(args.backend), args.shards)
+    args.say(f"{opening.data_line(fit, held)}; {computed}")
     with args.stopped.waiting(), contextlib.closing(Progress(steps)) as progress:
         trained = run.train(
             fit.x,
@@ -126,6 +128,7 @@ def _new_run(args):
             stop=args.stopped,
             meta={"data": about},
             backend=args.backend,
+            value_range=data.FITTED,
             levels=fit.levels,
             **{name: getattr(args, name) for name in RECIPE},
             **({} if args.shards is None else {"shards": args.shards}),
@@ -140,9 +143,12 @@ def _resumed_run(args):
         raise InputError(
             "--resume takes its data and its folder from the run: give no DATA and no --out"
         )
-    meta = checkpoint.load(out)[1]
+    trained = load(out, args.backend)
+    fit, held = data.of_run(args, trained, out)
+    computed = opening.model_line(trained.net, trained.ops)
+    args.say(f"{opening.data_line(fit, held)}; {computed}")
     with checkpoint.content_errors_as_input(out):
-        fit, _ = _data_of(meta)
+        meta = trained.meta
         steps, expect = args.steps or meta["recipe"]["steps"], _expected(args, meta)
         progress = Progress(steps)
     with args.stopped.waiting(), contextlib.closing(progress):
@@ -150,11 +156,12 @@ def _resumed_run(args):
             out,
             fit.x,
             args.steps,
-            labels=fit.labels,
+            labels=labels_of(fit, trained.classes),
             expect=expect,
             progress=progress,
             stop=args.stopped,
             backend=args.backend,
+            value_range=data.FITTED,
         )
     return out, fit, trained
 
@@ -164,14 +171,19 @@ def sample(args: argparse.Namespace) -> int:
     from ..plots import images
 
     trained = load(args.run, args.backend)
+    restore = data.FITTED
+    if args.array and "data" in trained.meta:
+        restore = Source.of(trained.meta, args.run).restore
     out = args.out or _folder(args.run) / f"samples-{args.seed}.png"
     for path in filter(None, (out, args.gif, args.array)):
         check_writable(path)
+    drawn = opening.samples_line(args.n, trained.shape, trained.classes)
+    args.say(f"{drawn}; {opening.model_line(trained.net, trained.ops)}")
     x, frames = draw_samples(
         trained,
         args.n,
         args.seed,
-        label=args.label,
+        label=data.asked(args.label, trained.classes),
         guidance=args.guidance,
         trajectory=FRAMES,
         **options.how(args),
@@ -182,7 +194,7 @@ def sample(args: argparse.Namespace) -> int:
         images.save_gif(args.gif, images.small(frames))
         args.say(args.gif)
     if args.array:
-        low, high = trained.meta.get("data", {}).get("restore", (-1, 1))
+        low, high = restore
         save_array(args.array, sets.Data(x, low=low, high=high).restore(x))
         args.say(args.array)
     return 0
@@ -191,18 +203,21 @@ def sample(args: argparse.Namespace) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     """tinyddpm eval: sample quality against the held-out data, printed and kept in eval.json."""
     trained = load(args.run, args.backend)
-    fit, held = _data_of(trained.meta, args.data)
+    fit, held = data.of_run(args, trained, args.run)
+    check_digest(args.run, trained.meta, data.as_fitted(fit, trained))
     if not len(held.x):
         raise InputError(f"{args.run} held nothing out: train with --holdout to judge by it")
     n = args.n or len(held.x)
+    args.say(f"{opening.data_line(fit, held)}; {opening.model_line(trained.net, trained.ops)}")
     if trained.classes and held.labels is None:
         raise InputError(
             f"{args.run} was trained with labels, and {args.data} has none to judge it by"
         )
-    asked = np.resize(held.labels, n) if trained.classes else None
+    known, named = held.labels, labels_of(held, trained.classes)
+    asked, label = (None if each is None else np.resize(each, n) for each in (known, named))
     settings = dataclasses.asdict(how_to_sample(trained, options.how(args)))
     how = {**settings, "seed": args.seed, "guidance": args.guidance}
-    x = draw_samples(trained, n, label=asked, **how)
+    x = draw_samples(trained, n, label=label, **how)
     scores = metrics.evaluate(*(sets.to_unit(part) for part in (x, fit.x, held.x)))
     scores |= _bound(args, trained, held, settings)
     if trained.classes:
@@ -279,47 +294,6 @@ def tour(args: argparse.Namespace) -> int:
 
 
 # What the commands share.
-
-
-def _data_to_fit(args):
-    """The part of the data to fit, and how to find it again."""
-    spec = args.data or "digits"
-    how = {"size": args.size, "gray": args.gray, "need_labels": args.classes}
-    loaded = sets.load(spec, args.limit, args.range, **how)
-    built_in = loaded.name in ("digits", *sets.TOYS)
-    holdout = (0.5 if built_in else 0.1) if args.holdout is None else args.holdout
-    fit, _ = sets.split(loaded, holdout)
-    about = {
-        "spec": spec if built_in else str(pathlib.Path(spec).resolve()),
-        "holdout": holdout,
-        "limit": args.limit,
-        "range": args.range,
-        "size": args.size,
-        "gray": args.gray,
-        "restore": [loaded.low, loaded.high],
-    }
-    return fit, about
-
-
-def _data_of(meta, spec=None):
-    """The fitted and the held-out part of a run's data, read again.
-
-    Raises InputError where the run does not know where its data is.
-    """
-    about = meta.get("data")
-    if about is None:
-        raise InputError(
-            "this run was trained on an array: only the library can resume or judge it"
-        )
-    how = {"size": about.get("size"), "gray": about.get("gray", False)}
-    loaded = sets.load(
-        spec or about["spec"],
-        about.get("limit", LIMIT),
-        about["range"],
-        need_labels=bool(meta.get("classes")),
-        **how,
-    )
-    return sets.split(loaded, about["holdout"])
 
 
 def _free_folder(name):

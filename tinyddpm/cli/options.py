@@ -172,13 +172,7 @@ def _data_options(group):
         help="for pictures: resize the shorter side to N, antialiased, and keep the centre square",
     )
     group.add_argument("--gray", action="store_true", help="for pictures: make all of them grey")
-    group.add_argument(
-        "--limit",
-        type=int,
-        default=LIMIT,
-        metavar="BYTES",
-        help="the most memory that the samples may take",
-    )
+    _limit_option(group)
     group.add_argument(
         "--range",
         type=float,
@@ -193,7 +187,6 @@ def _sample_options(sub):
     _sampling_options(sub, n=64, help="samples")
     sub.add_argument(
         "--class",
-        type=int,
         nargs="+",
         dest="label",
         metavar="K",
@@ -214,6 +207,7 @@ def _eval_options(sub):
     sub.add_argument(
         "--data", metavar="DATA", help="where the run's data is now (default: where it was)"
     )
+    _limit_option(sub)
     _sampling_options(sub, n=None, help="samples (default: as many as held out)")
 
 
@@ -247,6 +241,16 @@ def _tour_options(sub):
     )
     _add(sub, Recipe, "seed")
     _backend_option(sub)
+
+
+def _limit_option(group):
+    group.add_argument(
+        "--limit",
+        type=int,
+        default=LIMIT,
+        metavar="BYTES",
+        help="the most memory that the samples may take",
+    )
 
 
 def _backend_option(group):

@@ -185,6 +185,7 @@ def digest(data: Data) -> str:
     sha.update(np.ascontiguousarray(data.x).data)
     if data.labels is not None:
         sha.update(data.labels.data)
+        sha.update("".join(f"\0{name}" for name in data.classes).encode())
     return sha.hexdigest()
 
 
@@ -214,7 +215,10 @@ def _range(array, name, value_range):
     if value_range is None and kind in "iu" and array.dtype != np.uint8:
         raise InputError(f"{found} have no natural range; {how}")
     default = (-1, 1) if kind == "f" else (0, 1) if kind == "b" else (0, 255)
-    low, high = map(float, default if value_range is None else value_range)
+    try:
+        low, high = map(float, default if value_range is None else value_range)
+    except (TypeError, ValueError):
+        raise InputError(f"a range needs two numbers, LOW and HIGH, got {value_range!r}") from None
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise InputError(
             f"a range needs two finite numbers, LOW below HIGH, got {low:g} and {high:g}"

@@ -50,8 +50,8 @@ def from_checkpoint(
     except (KeyError, TypeError) as error:
         raise InputError(f"the checkpoint lacks a part: {error}") from None
     classes = meta.get("classes", [])
-    listed = isinstance(classes, list) and all(isinstance(k, int) for k in classes)
-    if not (listed and len(classes) == net.classes):
+    kinds = {type(k) for k in classes} if isinstance(classes, list) else {None}
+    if kinds not in (set(), {int}, {str}) or len(set(classes)) != net.classes:
         raise InputError("the checkpoint's classes do not fit its network")
     # No setting of a net exceeds its number of parameters; one that does could make its spec
     # endless.
@@ -61,6 +61,30 @@ def from_checkpoint(
     if ema.shape != (size,):
         raise InputError(f"the checkpoint's ema has shape {ema.shape}, its network needs ({size},)")
     return Model(net, ops.asarray(ema), schedule, shape, target, meta, ops)
+
+
+def check_net(net: Any, shape: tuple[int, ...], classes: int, learns_variance: bool) -> None:
+    """Raise InputError unless a network fits the samples, the labels and the loss.
+
+    Args:
+        net: the network.
+        shape: of one sample.
+        classes: how many labels there are.
+        learns_variance: whether the loss needs a learned variance.
+    """
+    if net.classes != classes:
+        raise InputError(f"this net knows {net.classes} classes, the labels name {classes}")
+    if net.out not in ((2 * shape[-1],) if learns_variance else (None, shape[-1])):
+        raise InputError(
+            f"with vlb {'above' if learns_variance else 'at'} 0, a net for {tuple(shape)} needs "
+            f"out = {shape[-1] * (1 + learns_variance)}, got {net.out}"
+        )
+    if isinstance(net, UNet):
+        if len(shape) != 3 or shape[2] != net.channels:
+            raise InputError(f"this U-Net takes (H, W, {net.channels}), the data holds {shape}")
+        net.check_size(*shape[:2])
+    elif tuple(shape) != (net.dim,):
+        raise InputError(f"this MLP takes ({net.dim},), the data holds {shape}")
 
 
 def net_to_meta(net: Any) -> dict[str, Any]:

@@ -30,8 +30,9 @@ from ..settings import Recipe, setting, split
 from ..shards import ALONE, Alone
 from ..training import Trainer, TrainState, read_record
 from . import checkpoint, files, lock, threads
-from .load import from_checkpoint, net_to_meta
+from .load import check_net, from_checkpoint, net_to_meta
 from .log import RunLog
+from .source import Pair, as_trained, check_digest
 
 Progress = Callable[[dict[str, Any]], object]  # called with each step's record
 Stop = Callable[[], bool]  # called after each step: True ends the run early
@@ -75,6 +76,8 @@ class RunSettings:
     log_every: int = setting(10, "steps between lines of the log", low=1, metavar="N")
     keep: int = setting(2, "how many of the newest checkpoints stay", low=1, metavar="K")
     backend: str = setting("numpy", "a name in backend.NAMES")
+    # of the images, as of `sets.from_array`: (0, 255) for bytes, (-1, 1) for floats
+    value_range: Pair | None = setting(None, "what the images' numbers span")
     progress: Progress | None = setting(None, "called with each step's record")
     stop: Stop | None = setting(None, "called after each step; True ends the run early")
     team: Alone = setting(ALONE, "the processes that share the work")
@@ -103,24 +106,28 @@ def train(
     """Train on images or points (Ho20 Algorithm 1); returns the Model with averaged parameters.
 
     Args:
-        images: (N, H, W, C) images or (N, D) points in [-1, 1].
+        images: (N, H, W, C) images or (N, D) points, floats in [-1, 1], bytes in 0..255, or what
+            value_range says.
         steps: of training.
-        labels: (N,) integers, for a model that can be asked for classes, or None.
+        labels: (N,) integers or names, for a model that can be asked for classes, or None.
         net: a UNet or MLP, by default `default_net`.
         schedule: by default cosine(1000).
         out: a new run folder for checkpoints and the log, or None.
         settings: the fields of `settings.Recipe` (seed, batch, lr, ...) and of `RunSettings`
-            (backend, progress, save_every, ...).
+            (backend, progress, save_every, value_range, ...).
 
     Raises:
         InputError: for bad data or settings.
         TinyDDPMError: training diverges, or the disk refuses.
     """
     recipe, how = split(settings, Recipe, RunSettings)
-    data, kept = _checked(images, labels), RunSettings(**how)
+    kept = RunSettings(**how)
+    data = as_trained(images, labels, kept.value_range)
     recipe["steps"] = steps
     trainer = _fresh_trainer(data, recipe, net, schedule or cosine(1000), get(kept.backend))
     about = {**_about(trainer, data), **kept.counts, **(kept.meta or {})}
+    if kept.value_range is not None:
+        about["range"] = list(map(float, kept.value_range))
     _agree(kept, trainer, about)
     with contextlib.ExitStack() as stack:
         kept.team.once(lambda: _hold_new(out, stack))
@@ -136,13 +143,12 @@ def _hold_new(out, stack):
 
 def _fresh_trainer(data, given, net, s, ops):
     """The trainer of a new run. Raises InputError for a network that does not fit the data."""
-    recipe = Recipe(**{"shards": ops.shards, **given})
-    if data.x.ndim == 2 and "levels" not in given:
-        recipe = replace(recipe, levels=0)
+    levels = data.levels or (Recipe.levels if data.x.ndim == 4 else 0)
+    recipe = Recipe(**{"shards": ops.shards, "levels": levels, **given})
     shape, learns_variance = data.x.shape[1:], recipe.vlb > 0
     classes = 0 if data.labels is None else len(np.unique(data.labels))
     net = net or default_net(shape, classes, learns_variance)
-    _check_net(net, shape, classes, learns_variance)
+    check_net(net, shape, classes, learns_variance)
     state = TrainState.fresh(net, recipe.seed).on(ops)
     return Trainer(net, s, data.x, recipe, state, ops, _numbered(data.labels))
 
@@ -153,7 +159,7 @@ def _about(trainer, data):
         "net": net_to_meta(trainer.net),
         "recipe": asdict(trainer.recipe),
         "shape": list(data.x.shape[1:]),
-        "classes": [] if data.labels is None else np.unique(data.labels).tolist(),
+        "classes": list(data.classes) or _named(data.labels),
         "digest": sets.digest(data),
     }
 
@@ -192,9 +198,9 @@ def resume(
         trained = from_checkpoint(arrays, meta)
         with checkpoint.content_errors_as_input(out):
             _check_settings(out, meta, expect or {})
-            data = _checked(images, labels if trained.classes else None)
-            if sets.digest(data) != meta["digest"]:
-                raise InputError(f"the data is not what {out} was trained on")
+            spans = kept.value_range or meta.get("range")
+            data = as_trained(images, labels if trained.classes else None, spans)
+            check_digest(out, meta, data)
             state, recipe = _state(arrays, meta, trained.net), Recipe(**meta["recipe"])
             recipe = recipe if steps is None else replace(recipe, steps=steps)
             if recipe.steps < state.step:
@@ -363,30 +369,11 @@ def _held(out: str | Path | None) -> Iterator[None]:
         yield
 
 
-def _checked(images: ArrayLike, labels: ArrayLike | None) -> sets.Data:
-    """Images or points as float32 and labels as int64 or None, after the checks of training."""
-    array = np.asarray(images)
-    data = sets.from_array(array, labels, "the images", (-1, 1))
-    return sets.Data(data.x, data.labels)
+def _named(labels: Array | None) -> list[int]:
+    """The labels that there are, each once; none for None."""
+    return [] if labels is None else np.unique(labels).tolist()
 
 
 def _numbered(labels: Array | None) -> Array | None:
     """Each label's place in the list of those there are, or None."""
     return None if labels is None else np.unique(labels, return_inverse=True)[1]
-
-
-def _check_net(net, shape, classes, learns_variance):
-    """Raises InputError unless the network fits samples of this shape, the labels and the loss."""
-    if net.classes != classes:
-        raise InputError(f"this net knows {net.classes} classes, the labels name {classes}")
-    if net.out not in ((2 * shape[-1],) if learns_variance else (None, shape[-1])):
-        raise InputError(
-            f"with vlb {'above' if learns_variance else 'at'} 0, a net for {tuple(shape)} needs "
-            f"out = {shape[-1] * (1 + learns_variance)}, got {net.out}"
-        )
-    if isinstance(net, UNet):
-        if len(shape) != 3 or shape[2] != net.channels:
-            raise InputError(f"this U-Net takes (H, W, {net.channels}), the data holds {shape}")
-        net.check_size(*shape[:2])
-    elif tuple(shape) != (net.dim,):
-        raise InputError(f"this MLP takes ({net.dim},), the data holds {shape}")
