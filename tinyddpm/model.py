@@ -12,7 +12,7 @@ from . import noise as counter_noise
 from .errors import InputError
 from .guidance import guide
 from .nn import params
-from .nn.device import FusedStep
+from .nn.device import Clock, FusedStep, StepNumbers
 from .nn.ops import Forget, Ops
 from .noise import Noise
 from .process import (
@@ -41,6 +41,8 @@ class Model:
     ops: Ops = field(default_factory=Ops)
     label: Array | None = None  # (B,) or (1,) ints below net.classes, set by `conditioned`
     guidance: float = 0.0  # the weight of Ho22 eq. 6, set by `conditioned`
+    # what the backend repeats, shared by the models that `conditioned` makes of this one
+    repeats: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def p(self) -> Any:
@@ -92,10 +94,37 @@ class Model:
         Returns:
             The prediction, of what `target` names, in the dtype of xt; and mix, likewise.
         """
-        prediction, mix = self._forward(xt, t, self.label)
+        times = (t,) if getattr(t, "ndim", 0) else ()
+        numbers = StepNumbers(Clock(0, 0, 0), () if times else (int(t),))
+        prediction, *mix = self._repeated(self._predict)(numbers, xt, *times, *self._labels())
+        return prediction, mix[0] if mix else None
+
+    def _repeated(self, function):
+        """A method of this model that is called with every step, as the backend repeats it.
+
+        It reads neither the label, which is an argument, nor anything else that `conditioned`
+        changes but the guidance: a recorded step serves every class.
+        """
+        same = map(id, (self.net, self.theta, self.ops))
+        key = function.__name__, self.guidance, *same
+        if key not in self.repeats:
+            self.repeats[key] = self.ops.repeated(function)
+        return self.repeats[key]
+
+    def _labels(self):
+        return () if self.label is None else (self.label,)
+
+    def _predict(self, numbers, xt, *others):
+        """(prediction, and mix where it was learned).
+
+        others: t, unless it is a number; the label, if there is one.
+        """
+        left = list(others)
+        t = numbers.whole[0] if numbers.whole else left.pop(0)
+        prediction, mix = self._forward(xt, t, left[0] if left else None)
         if self.guidance:
             prediction = guide(prediction, self._forward(xt, t, None)[0], self.guidance)
-        return prediction, mix
+        return (prediction,) if mix is None else (prediction, mix)
 
     def _forward(self, xt, t, label):
         t = t if getattr(t, "ndim", 0) else int(t)
@@ -173,6 +202,13 @@ class Model:
         a_xt, a_prediction = x0_weights(self.schedule, t, self.target)
         bound = math.inf if clip is None else clip
         fused = FusedStep(a_xt, a_prediction, bound, c.c_x0, c.c_xt, c.sigma)
-        prediction, _ = self.predict(xt, t)
-        seed, first = noise.seed, noise.first_sample
-        return self.ops.reverse_drawn(xt, prediction, fused, seed, counter_noise.REVERSE, t, first)
+        numbers = StepNumbers(Clock(noise.seed, t, noise.first_sample), (t,), fused)
+        (xs,) = self._repeated(self._reverse)(numbers, xt, *self._labels())
+        return xs
+
+    def _reverse(self, numbers, xt, *label):
+        """(x_{t_prev},) of `reverse`."""
+        (seed, step, first), c = numbers.clock, numbers.real
+        prediction = self._predict(numbers, xt, *label)[0]
+        where = seed, counter_noise.REVERSE, step, first
+        return (self.ops.reverse_drawn(xt, prediction, c, *where),)

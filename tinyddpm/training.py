@@ -18,6 +18,7 @@ from . import noise, shards
 from .errors import InputError, TinyDDPMError
 from .likelihood import Tables, bound_tables, vb_loss_and_slope
 from .nn import optim, params
+from .nn.device import Clock, StepNumbers
 from .nn.ops import Ops
 from .process import (
     Array,
@@ -194,8 +195,7 @@ def dropout_masks(
 
     def mask(shape, dtype):
         purpose = noise.DROPOUT + (next(site) << 8)
-        kept = ops.uniform(shape, seed, purpose, step, first_sample) >= rate
-        return kept.astype(dtype) / dtype.type(1 - rate)
+        return ops.dropout_mask(shape, dtype, rate, seed, purpose, step, first_sample)
 
     return mask
 
@@ -265,6 +265,7 @@ class Trainer:
         self.parts = shards.cuts(recipe.batch, recipe.shards)
         self.grads: dict[int, Array] = {}  # of the parts that this process computes
         self.views: dict[int, Any] = {}
+        self._whole = ops.repeated(self._descend)
 
     def step(self, share: Share = map, team: Alone = ALONE) -> dict[str, Any]:
         """Take one step of Ho20 Algorithm 1 with AdamW.
@@ -281,24 +282,45 @@ class Trainer:
         Raises:
             TinyDDPMError: loss or gradient is no longer finite; theta is still the last good one.
         """
-        r, state, ops = self.recipe, self.state, self.ops
-        step = state.step + 1
-        drawn = self._plan(step)  # lines 2 and 3
+        r, ops, step = self.recipe, self.ops, self.state.step + 1
+        lr = optim.learning_rate(step, r.steps, r.lr, r.warmup, r.decay)
+        numbers = self._numbers(step, lr)  # lines 2 and 3
         mine = team.mine(len(self.parts))
         self._make_room(mine)
-        losses = list(share(functools.partial(self._part, step, drawn), mine))
-        grad, loss = team.total(self.grads, losses)
-        scale, norm = ops.clip_scale(grad, r.clip_norm)
-        lr = optim.learning_rate(step, r.steps, r.lr, r.warmup, r.decay)
-        record = {"step": step, "loss": loss, "grad_norm": norm, "lr": lr}
-        if not ops.lazy:
-            record = read_record(record)
-        factors = optim.adamw_factors(step, lr, r.weight_decay)
-        average = optim.ema_weight(step, r.ema)
-        vectors = optim.Vectors(state.theta, state.m, state.v, state.ema)
-        ops.adamw_ema(vectors, grad, scale, factors, average)
-        state.step = step
+        if ops.lazy and team is ALONE:  # nothing is read, so a device may record it all
+            loss, norm = self._whole(numbers)
+            record = {"step": step, "loss": loss, "grad_norm": norm, "lr": lr}
+        else:
+            losses = list(share(functools.partial(self._part, numbers), mine))
+            grad, loss = team.total(self.grads, losses)
+            scale, norm = ops.clip_scale(grad, r.clip_norm)
+            record = {"step": step, "loss": loss, "grad_norm": norm, "lr": lr}
+            record = record if ops.lazy else read_record(record)
+            self._update(numbers, grad, scale)
+        self.state.step = step
         return record
+
+    def _descend(self, numbers):
+        """A step without a look at its loss and norm, which are returned."""
+        losses = [self._part(numbers, index) for index in range(len(self.parts))]
+        grad, loss = ALONE.total(self.grads, losses)
+        scale, norm = self.ops.clip_scale(grad, self.recipe.clip_norm)
+        self._update(numbers, grad, scale)
+        return loss, norm
+
+    def _update(self, numbers, grad, scale):
+        """The optimiser's step."""
+        state, real = self.state, numbers.real
+        vectors = optim.Vectors(state.theta, state.m, state.v, state.ema)
+        self.ops.adamw_ema(vectors, grad, scale, real[:6], real[6])
+
+    def _numbers(self, step, lr):
+        """What differs in this step: where it draws, its place in the plan, the optimiser's."""
+        r = self.recipe
+        place = self._plan(step)
+        factors = optim.adamw_factors(step, lr, r.weight_decay)
+        real = (*factors, optim.ema_weight(step, r.ema))
+        return StepNumbers(Clock(r.seed, step, 0), (place,), real)
 
     def _make_room(self, mine):
         """A gradient for each part that this process computes."""
@@ -307,15 +329,17 @@ class Trainer:
             spec = self.net.spec()
             self.views = {index: params.views(spec, grad) for index, grad in self.grads.items()}
 
-    def _part(self, step, drawn, index):
+    def _part(self, numbers, index):
         """One part of a batch: its share of the loss; its gradient is left in grads[index]."""
-        r, ops, part = self.recipe, self.ops, self.parts[index]
-        rows, times, *labels = drawn
+        r, ops, part, clock = self.recipe, self.ops, self.parts[index], numbers.clock
+        plans = self.planned[1]
+        rows, times, *labels = (plan[numbers.whole[0]].reshape(-1) for plan in plans)
         x0, t = self.x[rows[part]], times[part]
         c_x0, c_eps = (at(self.s, table, t, x0).reshape(-1) for table in (self.root, self.rest))
-        xt, eps = ops.noised_drawn(x0, c_x0, c_eps, r.seed, noise.EPS, step, part.start)  # line 4
+        where = clock.seed, noise.EPS, clock.step, part.start
+        xt, eps = ops.noised_drawn(x0, c_x0, c_eps, *where)  # line 4
         label = labels[0][part] if labels else None
-        drop = dropout_masks(r.dropout, r.seed, step, part.start, ops)
+        drop = dropout_masks(r.dropout, clock.seed, clock.step, part.start, ops)
         batch = Batch(x0, t, eps, xt, label, drop, len(x0) / r.batch)
         g = self.views[index]
         self.grads[index][:] = 0
@@ -324,7 +348,10 @@ class Trainer:
         return batch.share * loss
 
     def _plan(self, step):
-        """A step's rows of x, times and labels; a device gets them for PLAN steps at a time."""
+        """A step's place among the rows of x, times and labels that are drawn for PLAN steps.
+
+        They are written where the last ones were: a device may have recorded the place.
+        """
         r, first = self.recipe, (step - 1) // PLAN * PLAN
         if self.planned is None or self.planned[0] != first:
             steps = range(first + 1, first + PLAN + 1)
@@ -334,8 +361,11 @@ class Trainer:
                 labels = [self.labels[chosen] for chosen in rows]
                 rate = r.label_dropout
                 plans.append([draw_labels(x, rate, r.seed, k) for x, k in zip(labels, steps)])
-            self.planned = first, [self.ops.asarray(np.stack(plan)) for plan in plans]
-        return [plan[step - 1 - first] for plan in self.planned[1]]
+            fresh = [self.ops.asarray(np.stack(plan)) for plan in plans]
+            for old, new in zip(self.planned[1] if self.planned else (), fresh):
+                old[...] = new
+            self.planned = first, self.planned[1] if self.planned else fresh
+        return step - 1 - first
 
 
 def read_record(record: dict[str, Any]) -> dict[str, Any]:

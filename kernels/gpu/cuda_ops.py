@@ -11,14 +11,15 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyddpm.errors import InputError
-from tinyddpm.nn import optim
 from tinyddpm.nn.ops import Ops
 from tinyddpm.noise import EPS, REVERSE
 
-from . import groupnorm
+from . import groupnorm, products
+from .capture import Recorder
 from .cupy_ops import CupyOps
 from .device_functions import SIMULATED
-from .launch import STEP_THREADS, Launcher, aligned, tiles_for
+from .launch import STEP_THREADS, aligned, tiles_for
+from .layers import CudaLayers
 
 NORM_THREADS = 8 if SIMULATED else groupnorm.THREADS  # of a block; few for the simulator
 
@@ -35,7 +36,7 @@ class _Normalised(NamedTuple):
     silu: bool  # whether SiLU followed
 
 
-class CudaKernels(Launcher):
+class CudaKernels(CudaLayers):
     """What CUDA kernels compute, float32, in the signatures of Ops."""
 
     # Noise and the steps of diffusion.
@@ -100,12 +101,6 @@ class CudaKernels(Launcher):
         arrays = *flat, self._flat(scale, (1,))
         self._launch("adamw_ema", (tiles,), (threads,), *arrays, *numbers, wide=aligned(flat))
 
-    def clip_scale(self, grad, limit):
-        """`optim.clip_scale_unread`: on the device, the scale (1,) for a kernel to read."""
-        with np.errstate(all="ignore"):  # divergence is the caller's to look for
-            scale, norm = optim.clip_scale_unread(self.xp, grad, limit)
-        return scale.reshape(1), norm
-
     # GroupNorm and SiLU.
 
     def groupnorm(self, x, p, groups, tape, tol=1e-6):
@@ -148,30 +143,16 @@ class CudaKernels(Launcher):
     def _normalise_backward(self, dy, g, tape):
         kept = tape.pop()
         dx = self.xp.empty(dy.shape, np.float32)
-        dw, db = (self.xp.empty((len(dy), dy.shape[-1]), np.float32) for _ in range(2))
+        B, C = len(dy), dy.shape[-1]
+        dw, db = (self.xp.empty((B, C), np.float32) for _ in range(2))
         name = "norm_silu_backward" if kept.silu else "norm_backward"
         grid, block, sizes = _group_launch(dy.shape, kept.groups)
         given = self._flat(dy), kept.x, kept.w, kept.b, kept.mean, kept.inv
         filled = (a.reshape(-1) for a in (dx, dw, db))
         self._launch(name, grid, block, *given, *filled, *sizes)
-        g.w += dw.sum(axis=0)
-        g.b += db.sum(axis=0)
+        self.products.add_rows(dw, g.w)
+        self.products.add_rows(db, g.b)
         return dx
-
-    # Convolution.
-
-    def _patches(self, x, k, stride, size, before=0):
-        """Ops._patches, in one kernel; `before` zeros stand before x, and as needed after it."""
-        if x.dtype != np.float32 or (k == 1 and stride == 1 and before == 0):
-            return super()._patches(x, k, stride, size)
-        B, H, W, C = x.shape
-        patches, flat = self.xp.empty((B * size[0] * size[1], k * k * C), np.float32), self._flat(x)
-        wide = C % 4 == 0 and aligned([flat, patches])
-        across, _ = tiles_for(C // (4 if wide else 1), STEP_THREADS)
-        grid, block = (B, size[0], k * k), (across, min(STEP_THREADS // across, size[1]))
-        sizes = map(np.int64, (H, W, C, k, stride, before, size[1]))
-        self._launch("im2col", grid, block, flat, patches.reshape(-1), *sizes, wide=wide)
-        return patches
 
 
 def _group_launch(shape, groups):
@@ -183,10 +164,20 @@ def _group_launch(shape, groups):
     return (B, groups), block, (np.int64(pixels), np.int64(C), np.int64(width))
 
 
-class CudaOps(CudaKernels, CupyOps):
-    """The kernels on a GPU; what they do not compute is CuPy's."""
+class CudaOps(Recorder, CudaKernels, CupyOps):
+    """The kernels on a GPU; what they do not compute is CuPy's.
+
+    Args:
+        cupy: the module.
+        precision: of the products, "fp32" or "tf32".
+    """
 
     name = "cuda"
+
+    def __init__(self, cupy, precision="fp32"):
+        super().__init__(cupy)
+        self.precision, self.products = precision, products.make(cupy, precision)
+        self._streams = {}
 
 
 class CudaSimOps(CudaKernels, Ops):
@@ -195,12 +186,13 @@ class CudaSimOps(CudaKernels, Ops):
     name = "cuda-sim"
     # the simulator's threads share what a block shares, so one kernel runs at a time
     shards = 1
+    products = products.PlainProducts(np)
 
 
-def make(name):
+def make(name, precision="fp32"):
     """The backend `cuda` or `cuda-sim`, for `backend.get`."""
     if name == "cuda-sim":
         return CudaSimOps()
     import cupy
 
-    return CudaOps(cupy)
+    return CudaOps(cupy, precision)

@@ -86,6 +86,11 @@ class Launcher:
         """The clock that moves nothing, by device."""
         return {}
 
+    @cached_property
+    def _rows_of_ones(self):
+        """Rows of ones that products sum with, by their length."""
+        return {}
+
     def _counter(self, samples, seed, purpose, step, first_sample):
         """The words and the clock of what is drawn; `step` may be a clock, (5,) on the device."""
         if isinstance(step, self.xp.ndarray):
@@ -160,7 +165,7 @@ class Launcher:
             self.functions[key] = module.get_function(cubins.entry(name))
         return self.functions[key]
 
-    def _launch_rows(self, name, shape, arrays, *arguments):
+    def _launch_rows(self, name, shape, arrays, *arguments, times=1):
         """Start a kernel of `fused_steps` over rows, four elements a thread.
 
         Args:
@@ -168,6 +173,7 @@ class Launcher:
             shape: (B, ...), B rows of as many elements as the other axes have.
             arrays: the kernel's arrays, flat.
             arguments: what follows the rows' number and length.
+            times: how many such shapes lie one behind the other, as blockIdx.z counts.
         """
         samples, n = shape[0], math.prod(shape[1:])
         wide = n % 4 == 0 and aligned(arrays)
@@ -179,4 +185,6 @@ class Launcher:
             )
         down, rows = tiles_for(samples, STEP_THREADS // across)
         sizes = np.int32(samples), np.int32(n)
-        self._launch(name, (rows, tiles), (across, down), *arrays, *sizes, *arguments, wide=wide)
+        self._launch(
+            name, (rows, tiles, times), (across, down), *arrays, *sizes, *arguments, wide=wide
+        )

@@ -42,6 +42,16 @@ BYTES = {
     "reverse": 16,
     "reverse_drawn": 12,
     "adamw_ema": 36,
+    "bias": 8,
+    "bias_shift": 8,
+    "bias_onto": 12,
+    "bias_shift_onto": 12,
+    "silu": 8,
+    "silu_backward": 12,
+    "dropout_mask": 4,
+    "softmax": 8,
+    "softmax_backward": 12,
+    "square_sums": 4,
     "im2col": 4,
     "norm": 8,
     "norm_silu": 8,
@@ -52,6 +62,7 @@ BYTES = {
 # thread, once.
 LOOPS = {
     **dict.fromkeys(("norm", "norm_silu", "norm_backward", "norm_silu_backward"), ("inner", 1)),
+    **dict.fromkeys(("softmax", "softmax_backward", "square_sums"), ("inner", 1)),
     "im2col": ("outer", 4),
 }
 MEMORY = r"LDG|STG|(ld|st)\.global"  # instructions that touch it

@@ -2,7 +2,7 @@
 
 from numba import types
 
-from . import fused_steps, groupnorm, im2col
+from . import elementwise, fused_steps, groupnorm, im2col, reductions
 
 FLAT = types.Array(types.float32, 1, "C", aligned=True)
 UNSIGNED = types.Array(types.uint32, 1, "C", aligned=True)
@@ -18,7 +18,16 @@ SIGNATURES = {
     "reverse": (*[FLAT] * 4, *ROWS, FLAT),
     "reverse_drawn": (*[FLAT] * 3, *ROWS, FLAT, *WORDS),
     "adamw_ema": (*[FLAT] * 6, INT, FLAT, FLAT),
-    "im2col": (FLAT, FLAT, *[INT] * 7),
+    **dict.fromkeys(("bias", "bias_shift", "bias_onto", "bias_shift_onto"), (*[FLAT] * 4, *ROWS)),
+    "silu": (FLAT, FLAT, *ROWS),
+    "silu_backward": (FLAT, FLAT, FLAT, *ROWS),
+    "dropout_mask": (FLAT, *ROWS, *WORDS, INT, FLOAT),
+    "softmax": (FLAT, INT, FLOAT),
+    "softmax_backward": (FLAT, FLAT, INT, FLOAT),
+    "square_sums": (FLAT, FLAT, INT),
+    "clip": (FLAT, FLAT, FLAT, INT, FLOAT),
+    "im2col": (FLAT, FLAT, *[INT] * 8),
+    "col2im": (FLAT, FLAT, *[INT] * 9),
     **dict.fromkeys(("norm", "norm_silu"), (*[FLAT] * 6, *[INT] * 3, FLOAT)),
     **dict.fromkeys(("norm_backward", "norm_silu_backward"), (*[FLAT] * 9, *[INT] * 3)),
 }
@@ -26,8 +35,8 @@ SIGNATURES = {
 
 def kernel(name, wide=True):
     """The kernel of that name; wide: the form that moves four floats at once, where it has two."""
-    if name == "im2col":
-        return im2col.IM2COL[wide]
-    if name == "assign":
-        return fused_steps.assign
-    return getattr(fused_steps.KERNELS[wide], name, None) or getattr(groupnorm, name)
+    if name in ("im2col", "col2im"):
+        return getattr(im2col, name.upper())[wide]
+    places = fused_steps.KERNELS[wide], elementwise.KERNELS[wide], fused_steps
+    found = (getattr(place, name, None) for place in (*places, groupnorm, reductions))
+    return next(filter(None, found))

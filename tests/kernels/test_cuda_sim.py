@@ -13,7 +13,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("checks", ["sim_kernels.py", "sim_launch.py"])
+@pytest.mark.parametrize("checks", ["sim_kernels.py", "sim_launch.py", "sim_capture.py"])
 def test_under_the_simulator(checks):
     pytest.importorskip("numba")
     command = [

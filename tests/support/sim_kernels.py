@@ -9,10 +9,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tinyddpm.kernels.gpu import device_functions
+from tinyddpm.kernels.gpu import cuda_ops, device_functions, launch, layers
 from tinyddpm.kernels.gpu.cuda_ops import make
 
 import tinyddpm as td
+from support import strict_cuda
 from tinyddpm import noise
 from tinyddpm.errors import InputError
 from tinyddpm.formulas import numpy_formulas
@@ -141,7 +142,12 @@ def test_clip_scale_is_the_references_factor(limit):
         assert np.allclose(scale * grad, clipped, rtol=8 * U, equal_nan=True)
 
 
-def test_a_unet_and_its_gradient_are_the_references():
+def test_a_unet_and_its_gradient_are_the_references(monkeypatch):
+    for module in (cuda_ops, launch, layers):
+        monkeypatch.setattr(module, "STEP_THREADS", 1)
+    monkeypatch.setattr(cuda_ops, "NORM_THREADS", 1)
+    monkeypatch.setattr(layers, "SUM_THREADS", 1)
+    strict_cuda.one_thread_a_block(monkeypatch)
     net = UNet(channels=1, base=4, mults=(1,), blocks=1, attention=(True,), groups=2)
     theta = params.init(net.spec(), 0) + random(params.size(net.spec()), seed=3) / 10
     x, t = random(1, 3, 2, 1), np.array([7])

@@ -5,13 +5,15 @@ Numba's simulator runs the kernels; test_cuda_sim.py runs this file.
 
 import numpy as np
 import pytest
-from tinyddpm.kernels.gpu import cubins
+from tinyddpm.kernels.gpu import cubins, cuda_ops, launch, layers, products
 from tinyddpm.kernels.gpu.cuda_ops import CudaOps, CudaSimOps
 from tinyddpm.kernels.gpu.launch import parameters
 
-from support import strict_cuda, strict_cupy
-from support.device_checks import check_diffusion_steps, check_noise, check_operation
+from support import strict_cublas, strict_cuda, strict_cupy
+from support.device_checks import CASES, check_diffusion_steps, check_noise, check_operation
+from tinyddpm import noise
 from tinyddpm.nn import optim
+from tinyddpm.nn.ops import Ops
 
 XP = strict_cupy.strict()
 OPS, SIM = CudaOps(XP), CudaSimOps()
@@ -50,6 +52,99 @@ def test_the_optimisers_step(size):
 @pytest.mark.parametrize("name", ["groupnorm in 2", "groupnorm_silu", "conv 3x3"])
 def test_operations(name):
     check_operation(OPS, name)
+
+
+@pytest.mark.parametrize("holes", [False, True], ids=["contiguous", "strided"])
+@pytest.mark.parametrize("name", CASES)
+def test_operations_with_cublas(name, holes, monkeypatch):
+    """Every operation, with products from addresses, strides and leading dimensions."""
+    strict_cublas.install(monkeypatch)
+    for module in (cuda_ops, launch, layers):
+        monkeypatch.setattr(module, "STEP_THREADS", 1)
+    monkeypatch.setattr(cuda_ops, "NORM_THREADS", 1)
+    monkeypatch.setattr(layers, "SUM_THREADS", 1)
+    strict_cuda.one_thread_a_block(monkeypatch)
+    ops = cuda_ops.CudaOps(XP)
+    assert ops.products.why is None
+    check_operation(ops, name, holes)
+
+
+def test_dropout_masks_are_the_references(monkeypatch):
+    for rate in (0.1, 0.5, 0.999999):
+        how = np.dtype(np.float32), rate, 3, noise.DROPOUT, 5, 2
+        got, want = OPS.dropout_mask((3, 6), *how), Ops().dropout_mask((3, 6), *how)
+        assert np.array_equal(OPS.to_host(got), want)
+
+
+# shapes of a and b, and how they lie in memory: (m, k) (k, n), or batches of them
+PRODUCTS = [
+    ((3, 4), (4, 5)),
+    ((1, 4), (4, 5)),
+    ((3, 1), (1, 5)),
+    ((3, 4), (4, 1)),
+    ((1, 1), (1, 1)),
+    ((2, 3, 4), (2, 4, 5)),
+    ((1, 4), (2, 4, 5)),
+    ((2, 3, 4), (4, 5)),
+    ((0, 4), (4, 5)),
+]
+
+
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("shapes", PRODUCTS, ids=str)
+def test_products(shapes, add, monkeypatch):
+    """Rows in order, turned, with gaps, every second element; into a window of something wider."""
+    strict_cublas.install(monkeypatch)
+    product = products.Cublas(XP).product
+    a, b = (random(*shape, seed=i) for i, shape in enumerate(shapes))
+    out = random(*np.matmul(a, b).shape, seed=3)
+    want = np.matmul(a, b) + add * out
+    layouts = [
+        lambda x: OPS.asarray(x),
+        lambda x: OPS.asarray(np.ascontiguousarray(x.swapaxes(-1, -2))).swapaxes(-1, -2),
+        lambda x: OPS.asarray(np.pad(x, [*[(0, 0)] * (x.ndim - 1), (1, 2)]))[..., 1:-2],
+        lambda x: OPS.asarray(np.repeat(x, 2, axis=-1))[..., ::2],
+    ]
+    for lay_a in layouts:
+        for lay_b in layouts:
+            for lay_out in (layouts[0], layouts[2]):
+                into = lay_out(out)
+                got = product(lay_a(a), lay_b(b), out=into, add=add)
+                assert got is into and np.allclose(OPS.to_host(got), want, atol=1e-5)
+            if not add:
+                got = product(lay_a(a), lay_b(b))
+                assert np.allclose(OPS.to_host(got), want, atol=1e-5)
+
+
+def test_sums_of_rows_are_added(monkeypatch):
+    strict_cublas.install(monkeypatch)
+    x, out = random(7, 6), random(4, seed=2)
+    for given in (OPS.asarray(x)[:, 1:5], OPS.asarray(np.ascontiguousarray(x[:, 1:5].T)).T):
+        into = OPS.asarray(out)
+        products.Cublas(XP).add_rows(given, into)
+        assert np.allclose(OPS.to_host(into), out + x[:, 1:5].sum(axis=0), atol=1e-5)
+
+
+def test_tf32_rounds_the_factors_of_a_product_to_ten_bits(monkeypatch):
+    strict_cublas.install(monkeypatch)
+    a, b = random(8, 64), random(64, 8, seed=2)
+    exact, rounded = (
+        OPS.to_host(products.Cublas(XP, way).product(OPS.asarray(a), OPS.asarray(b)))
+        for way in ("fp32", "tf32")
+    )
+    error = np.abs(rounded - a.astype(np.float64) @ b).max() / np.abs(a @ b).max()
+    assert np.allclose(exact, a @ b, atol=1e-5) and 2**-16 < error < 2**-9
+
+
+def test_what_the_stand_in_for_cublas_refuses(monkeypatch):
+    strict_cublas.install(monkeypatch)
+    cublas, one = products.Cublas(XP), np.ones(1, np.float32).ctypes.data
+    x, handle = OPS.asarray(random(4, 4)).data.ptr, cublas._handle()
+    for sizes, ld in (((4, 4, 4), (3, 4, 4)), ((4, 4, 4), (4, 3, 4)), ((4, 4, 4), (4, 4, 3))):
+        with pytest.raises(AssertionError):
+            strict_cublas.sgemm(handle, 0, 0, *sizes, one, x, ld[0], x, ld[1], one, x, ld[2])
+    with XP.cuda.Stream(), pytest.raises(AssertionError, match="a foreign stream"):
+        strict_cublas.sgemm(handle, 0, 0, 4, 4, 4, one, x, 4, x, 4, one, x, 4)
 
 
 def test_a_launch_moves_nothing_between_host_and_device():

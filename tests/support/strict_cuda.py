@@ -1,15 +1,145 @@
-"""The stand-in's part of CuPy that runs kernels: RawModule, over Numba's simulator.
+"""The stand-in's part of CuPy that runs kernels: RawModule, streams, pools, graphs.
 
 A kernel is launched with what CUDA would be handed, word by word: `RawModule` takes the words apart
 as the compiled code does, by the types of its arguments, finds the arrays by their addresses, and
-runs the same kernel in Numba's simulator. What a word means is proved apart, by the compiled
+runs the same kernel in Numba's simulator. While a stream is captured, nothing runs: what would have
+run becomes a node of the graph, and results hold garbage until the graph is launched. What a word
+means is proved apart, by the compiled
 kernels' own lists of parameters (test_ptx.py).
 """
 
+import contextlib
 import ctypes
+import itertools
 import pathlib
+import threading
+from typing import NamedTuple
 
 import numpy as np
+
+# What CuPy computes by its own calls of cuBLAS, which it refuses while a stream is captured.
+CUBLAS = {"matmul", "dot", "vdot", "inner", "outer", "einsum", "tensordot", "norm", "kron"}
+
+
+class Node(NamedTuple):
+    """One operation of a graph."""
+
+    name: str
+    run: object  # a function without arguments
+
+
+class Stream:
+    """cupy.cuda.Stream: everything runs at once, in the order of the program."""
+
+    pointers = itertools.count(1)
+
+    def __init__(self, null=False, non_blocking=False):
+        self.ptr = 0 if null else 4096 * next(self.pointers)
+        self.nodes = self.kept = None  # of what is being captured
+
+    def __enter__(self):
+        state.streams.append(self)
+        return self
+
+    def __exit__(self, *error):
+        state.streams.pop()
+
+    def begin_capture(self):
+        assert self.ptr, "the default stream cannot be captured"
+        assert state.capturing is None and state.streams[-1] is self
+        self.nodes, self.kept, state.capturing = [], [], self
+        state.pool = state.allocator
+        assert state.pool is not None, "a capture needs a pool of its own"
+
+    def end_capture(self):
+        nodes, self.nodes, state.capturing = self.nodes, None, None
+        return Graph(nodes, self.kept)
+
+    def is_capturing(self):
+        return self.nodes is not None
+
+    def synchronize(self):
+        refuse("waiting for a stream")
+        state.wait()
+
+    def record(self, event=None):
+        refuse("an event")
+        return ("event", self.ptr)
+
+    def wait_event(self, event):
+        refuse("an event")
+        assert event[0] == "event"
+
+
+class Graph:
+    """cupy.cuda.Graph: a list of nodes, run again at each launch."""
+
+    launches = 0
+
+    def __init__(self, nodes, kept):
+        self.nodes, self.kept = nodes, kept
+
+    def launch(self, stream=None):
+        assert state.capturing is None
+        Graph.launches += 1
+        with np.errstate(all="ignore"):
+            for node in self.nodes:
+                node.run()
+
+
+class MemoryPool:
+    """cupy.cuda.MemoryPool: of interest is only who allocates from it."""
+
+    def malloc(self, size):
+        raise AssertionError("the stand-in's arrays are NumPy's")
+
+
+class State:
+    """The current stream, the current pool, and what is being captured."""
+
+    def __init__(self):
+        self.streams, self.capturing, self.allocator, self.pool = [Stream(null=True)], None, None, 0
+
+    def wait(self):
+        """Count a wait for the device; strict_cupy puts its own here."""
+
+
+state = State()
+
+
+@contextlib.contextmanager
+def using_allocator(malloc):
+    """cupy.cuda.using_allocator."""
+    before, state.allocator = state.allocator, malloc.__self__ if malloc else None
+    try:
+        yield
+    finally:
+        state.allocator = before
+
+
+def refuse(what):
+    """Refuse what a capture forbids."""
+    if state.capturing is not None:
+        raise RuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} while a stream is captured")
+
+
+def submit(name, run):
+    """Run an operation of the device, or make it a node of the graph that is being captured."""
+    if state.capturing is None:
+        run()
+        return
+    assert state.streams[-1] is state.capturing, "an operation on another stream than the captured"
+    state.capturing.nodes.append(Node(name, run))
+
+
+def allocated(array):
+    """A new array of the device: while a stream is captured, of its own pool, holding garbage."""
+    if state.capturing is not None:
+        assert state.allocator is state.pool, "an allocation outside of the captured pool"
+        state.capturing.kept.append(array)  # nodes know its address alone
+        array[...] = np.nan if array.dtype.kind == "f" else 0  # an index has to be one
+    return array
+
 
 SCALARS = {"int64": int, "int32": np.int32, "uint32": np.uint32, "float32": np.float32}
 
@@ -55,6 +185,38 @@ def code(name, wide, cc):
     return f"{name} {'wide' if wide else 'narrow'} {cc}".encode()
 
 
+class OneThread:
+    """In place of the simulator's BlockManager: a block of one thread, on the thread that asks."""
+
+    def __init__(self, function, grid, block, debug):
+        assert set(block) == {1}
+        self.function = function
+
+    def run(self, place, *arguments):
+        thread = threading.current_thread()
+        thread.blockIdx, thread.threadIdx = Dim3(*place), Dim3(0, 0, 0)
+        thread.syncthreads = lambda: None
+        self.function(*arguments)
+
+
+def one_thread_a_block(monkeypatch):
+    """Let the simulator run blocks of one thread alone, some ten times faster."""
+    from numba.cuda.simulator import kernel, kernelapi
+    from numba.np.numpy_support import as_dtype
+
+    monkeypatch.setattr(kernel, "BlockManager", OneThread)
+    shared = kernelapi.FakeCUDAShared
+    monkeypatch.setattr(shared, "array", lambda self, n, kind: np.zeros(n, as_dtype(kind)))
+
+
+class Dim3(NamedTuple):
+    """A place in a grid or a block."""
+
+    x: int
+    y: int
+    z: int
+
+
 class RawModule:
     """cupy.RawModule, of files that `code` wrote."""
 
@@ -74,4 +236,6 @@ class RawModule:
 
         assert type(grid) is type(block) is tuple and all(type(n) is int for n in grid + block)
         arguments = unpacked(signatures.SIGNATURES[self.name], words)
-        signatures.kernel(self.name, self.wide)[grid, block](*arguments)
+        kernel = signatures.kernel(self.name, self.wide)
+        # the simulator's kernel[grid, block] is the kernel itself, and remembers only the last
+        submit(self.name, lambda: kernel[grid, block](*arguments))

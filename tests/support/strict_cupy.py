@@ -7,6 +7,7 @@ downloads. What it cannot show: CuPy's own rounding, memory layouts and speed; t
 the real one.
 """
 
+import functools
 import operator
 import pathlib
 import sys
@@ -15,7 +16,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
-from support.strict_cuda import RawModule
+from support import strict_cuda
 
 NAMES = {
     line
@@ -99,6 +100,7 @@ class Counted:
 
 
 def wait(download=False):
+    strict_cuda.refuse("a wait for the device")
     counts["synchronisations"] += 1
     counts["downloads"] += download
 
@@ -124,10 +126,43 @@ def lift(value):
 
 
 def call(function, *arguments, **options):
-    answer = function(
-        *map(lower, arguments), **{name: lower(value) for name, value in options.items()}
-    )
-    return options["out"] if isinstance(options.get("out"), ndarray) else lift(answer)
+    name = getattr(function, "__name__", "operation")
+    given = [lower(value) for value in arguments]
+    named = {key: lower(value) for key, value in options.items()}
+    if strict_cuda.state.capturing is None:
+        answer = function(*given, **named)
+        return options["out"] if isinstance(options.get("out"), ndarray) else lift(answer)
+    return _recorded(name, function, given, named, options.get("out"))
+
+
+def _recorded(name, function, given, named, out):
+    """The answer of a function that becomes a node: a view is one already, a new array garbage."""
+    if name in strict_cuda.CUBLAS:
+        raise NotImplementedError(f"{name}: CuPy's cuBLAS while a stream is captured")
+    if isinstance(out, ndarray):
+        strict_cuda.submit(name, lambda: function(*given, **named))
+        return out
+    with np.errstate(all="ignore"):
+        answer = function(*given, **named)  # for its shape and type
+    if isinstance(answer, list | tuple):
+        raise AssertionError(f"{name} gives several arrays: not recorded here")
+    fresh = np.asarray(answer)
+    inputs = [x for x in _flattened((*given, *named.values())) if isinstance(x, np.ndarray)]
+    if any(np.may_share_memory(fresh, x) for x in inputs if x.size) or name in ("empty",):
+        return lift(fresh if inputs else strict_cuda.allocated(fresh))
+    fresh = strict_cuda.allocated(np.array(fresh))
+    strict_cuda.submit(name, lambda: np.copyto(fresh, function(*given, **named)))
+    return ndarray(fresh)
+
+
+def _flattened(values):
+    for value in values:
+        yield from _flattened(value) if isinstance(value, list | tuple) else (value,)
+
+
+def change(name, function):
+    """Something that is written into an array that is there already."""
+    strict_cuda.submit(name, function)
 
 
 class ndarray:
@@ -183,10 +218,13 @@ class ndarray:
     # What stays on the device.
 
     def __getitem__(self, key):
-        return lift(self._host[_key(key)])
+        _look(key)
+        return call(operator.getitem, self, key)
 
     def __setitem__(self, key, value):
-        self._host[_key(key)] = lower(value)
+        _look(key)
+        host, key, value = self._host, lower(key), lower(value)
+        change("setitem", lambda: host.__setitem__(key, value))
 
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
         if method != "__call__" or ufunc.__name__ not in NAMES:
@@ -222,11 +260,16 @@ class ndarray:
         }
 
 
-def _key(key):
+def _look(key):
+    """Count a wait where a key's answer is of a size that has to be known."""
     for part in key if isinstance(key, tuple) else (key,):
         if isinstance(part, ndarray) and part.dtype == bool:
-            wait()  # the answer's size has to be known
-    return lower(key)
+            wait()
+
+
+def _fill(self, value):
+    host, value = self._host, lower(value)
+    change("fill", lambda: host.fill(value))
 
 
 def _define():
@@ -242,7 +285,11 @@ def _define():
 
     def in_place(function):
         def method(self, other):
-            function(self._host, lower(other), out=self._host, casting="same_kind")
+            if function.__name__ in strict_cuda.CUBLAS:
+                strict_cuda.refuse(function.__name__)
+            host, other = self._host, lower(other)
+            run = functools.partial(function, host, other, out=host, casting="same_kind")
+            change(function.__name__, run)
             return self
 
         return method
@@ -270,11 +317,9 @@ def _define():
     for name in ("neg", "pos", "abs", "invert"):
         setattr(ndarray, f"__{name}__", lambda self, name=name: call(getattr(operator, name), self))
     for name in METHODS:
-        setattr(
-            ndarray,
-            name,
-            lambda self, *a, name=name, **k: call(getattr(np.ndarray, name), self, *a, **k),
-        )
+        method = getattr(np.ndarray, name)
+        setattr(ndarray, name, lambda self, *a, method=method, **k: call(method, self, *a, **k))
+    setattr(ndarray, "fill", _fill)  # noqa: B010
     for name in PLAIN:
         setattr(ndarray, name, property(lambda self, name=name: getattr(self._host, name)))
 
@@ -286,6 +331,7 @@ def _upload(value, dtype=None, **options):
     """cupy.array and cupy.asarray: a host's array or number is copied to the device."""
     if isinstance(value, ndarray):
         return lift(np.asarray(value._host, dtype))
+    strict_cuda.refuse("a copy from the host")
     assert not any(
         isinstance(part, ndarray) for part in (value if isinstance(value, list | tuple) else ())
     )
@@ -334,10 +380,14 @@ _module.lib = SimpleNamespace(
         )
     )
 )
-_module.RawModule = RawModule
-_stream = SimpleNamespace(ptr=0, synchronize=wait)
+_module.RawModule = strict_cuda.RawModule
+_module.linalg = SimpleNamespace(norm=lambda *a, **k: call(np.linalg.norm, *a, **k))
+strict_cuda.state.wait = wait
 _module.cuda = SimpleNamespace(
-    get_current_stream=lambda: _stream,
+    Stream=strict_cuda.Stream,
+    MemoryPool=strict_cuda.MemoryPool,
+    using_allocator=strict_cuda.using_allocator,
+    get_current_stream=lambda: strict_cuda.state.streams[-1],
     Device=lambda *number: SimpleNamespace(compute_capability="90", synchronize=wait),
     runtime=SimpleNamespace(
         getDeviceCount=lambda: 1,

@@ -4,7 +4,7 @@ The coefficients of a step are Python floats, or (B,) arrays that multiply a bat
 fuse each method into one pass over its arrays.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,22 @@ class FusedStep(NamedTuple):
     c_x0: float  # x_s = c_x0 x0_hat + c_xt xt + sigma z
     c_xt: float
     sigma: float  # the standard deviation of the step's noise; 0 where it adds none
+
+
+class Clock(NamedTuple):
+    """Where in the noise a step draws: the arguments of `noise.normal` that move on."""
+
+    seed: Any
+    step: Any
+    first_sample: Any
+
+
+class StepNumbers(NamedTuple):
+    """The numbers of one step, which differ from the last one's; a device may hold them itself."""
+
+    clock: Clock
+    whole: Any = ()  # at most three whole numbers
+    real: Any = ()  # at most eight real ones
 
 
 class Steps:
@@ -64,6 +80,31 @@ class Steps:
             float64 of the given shape.
         """
         return noise.uniform(shape, seed, purpose, step, first_sample, self.xp, self.formulas)
+
+    def dropout_mask(self, shape, dtype, rate, seed, purpose, step, first_sample):
+        """A mask of 0 with probability `rate`, else 1 / (1 - rate).
+
+        Args:
+            shape, seed, purpose, step, first_sample: as `uniform`'s.
+            dtype: of the mask.
+            rate: in [0, 1).
+        """
+        kept = self.uniform(shape, seed, purpose, step, first_sample) >= rate
+        return kept.astype(dtype) / dtype.type(1 - rate)
+
+    # What is done again and again.
+
+    def repeated(self, function):
+        """A function that is called with every step, as one that a device may record and replay.
+
+        Args:
+            function: (numbers, *arrays) -> a tuple of arrays; numbers are StepNumbers, and nothing
+                else that it reads may change from call to call but the contents of arrays.
+
+        Returns:
+            The function, or one of the same results.
+        """
+        return function
 
     # The diffusion's steps.
 
