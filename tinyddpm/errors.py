@@ -1,5 +1,7 @@
 """The package's errors: what a user can cause is one of these, with a message of one line."""
 
+from collections.abc import Iterable
+
 
 class TinyDDPMError(Exception):
     """What tinyddpm refuses or cannot finish: one line and exit code 1 on the command line."""
@@ -12,3 +14,13 @@ class InputError(TinyDDPMError, ValueError):
 def counted(n: int, noun: str) -> str:
     """A number of things, for a message: "1 file", "1,200 files"."""
     return f"{n:,} {noun}{'' if n == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
+def did_you_mean(word: object, known: Iterable[object]) -> str:
+    """ ": did you mean steps?", with the nearest of the known words, or "" where none is near."""
+    import difflib  # only where something is wrong
+
+    words = [str(each) for each in known if each is not None]
+    folded = {each.lower(): each for each in reversed(words)}
+    found = difflib.get_close_matches(str(word).lower(), folded, n=1, cutoff=0.6)
+    return f": did you mean {folded[found[0]]}?" if found else ""

@@ -23,10 +23,17 @@ LANGEVIN, KNOWN, RENOISE, LABEL, PROBE, DEQUANTISE, BOUND, EXACT = range(8, 16)
 
 @dataclass(frozen=True)
 class Noise:
-    """The z of a sampler: Philox normals, a function of (seed, t, sample, element) alone."""
+    """The z of a sampler: Philox normals, a function of (seed, t, sample, element) alone.
 
-    seed: int = 0  # of every number drawn
-    first_sample: int = 0  # the number of the batch's first sample
+    Raises InputError for what is no whole number in its range.
+    """
+
+    seed: int = 0  # of every number drawn, 0..2**64 - 1
+    first_sample: int = 0  # the number of the batch's first sample, 0..2**32 - 1
+
+    def __post_init__(self) -> None:
+        _check_word("seed", self.seed, 64)
+        _check_word("first_sample", self.first_sample, 32)
 
     @classmethod
     def of(cls, noise: "int | Noise | None") -> "Noise":
@@ -64,13 +71,19 @@ def words(
         ("first_sample", first_sample, 32),
         ("the last sample", first_sample + samples - 1, 32),
     ):
-        if not (isinstance(value, int | np.integer) and (0 <= value < 2**bits or samples == 0)):
-            raise InputError(f"{name} must be a whole number in 0..2**{bits} - 1, got {value!r}")
+        if samples or not isinstance(value, int | np.integer):
+            _check_word(name, value, bits)
     key = np.uint64(seed)
     element = xp.arange(blocks, dtype=np.uint64)[None, :]
     sample = xp.arange(first_sample, first_sample + samples, dtype=np.uint64)[:, None]
     element, sample = xp.broadcast_arrays(element, sample)
     return element, sample, np.uint64(step), np.uint64(purpose), key & MASK, key >> SHIFT
+
+
+def _check_word(name, value, bits):
+    """Raises InputError unless the value is a whole number of so many bits."""
+    if not isinstance(value, int | np.integer) or not 0 <= value < 2**bits:
+        raise InputError(f"{name} must be a whole number in 0..2**{bits} - 1, got {value!r:.40}")
 
 
 def _fill(draws, shape, xp):

@@ -19,6 +19,7 @@ from .errors import InputError
 from .settings import PUBLISHED_SPACINGS, SPACINGS
 
 Table = NDArray[np.float64]  # (T + 1,)
+MOST_STEPS = 10**7  # T of a named schedule: its tables take 0.1 GB each
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,9 +118,9 @@ def from_alpha_bar(alpha_bar: ArrayLike, max_beta: float = 0.999) -> Schedule:
 
 
 def _time(T: int) -> Table:
-    """0..T, after the check that T is a whole number of at least one step."""
-    if not isinstance(T, (int, np.integer)) or isinstance(T, bool) or T < 1:
-        raise InputError(f"T must be a whole number >= 1, got {T!r}")
+    """0..T, after the check that T is a whole number of steps whose tables can be had."""
+    if not isinstance(T, (int, np.integer)) or isinstance(T, bool) or not 1 <= T <= MOST_STEPS:
+        raise InputError(f"T must be a whole number in 1..{MOST_STEPS:,}, got {T!r:.40}")
     return np.arange(T + 1, dtype=np.float64)
 
 
@@ -182,6 +183,8 @@ def spaced(s: Schedule, steps: int, spacing: str = "uniform") -> list[int]:
 
     Raises InputError for another spacing, and unless 1 <= steps <= T.
     """
+    if not isinstance(s, Schedule):
+        raise InputError(f"spaced takes a schedule and a number of steps, got {s!r:.40} first")
     if spacing not in SPACINGS:
         raise InputError(f"spacing must be one of {', '.join(SPACINGS)}, got {spacing!r}")
     if not isinstance(steps, int | np.integer) or not 1 <= steps <= s.T:

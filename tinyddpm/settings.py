@@ -3,12 +3,16 @@
 The command line, the checkpoint and the checks are made from these fields.
 """
 
+import dataclasses
 import math
+import types
+import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
+from numbers import Integral, Real
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, did_you_mean
 
 TARGETS = ("eps", "x0", "v")  # what a network may be trained to predict
 DECAYS = ("cosine", "constant")
@@ -23,6 +27,7 @@ def setting(
     below: float | None = None,
     choices: tuple[str | None, ...] | None = None,
     metavar: str | None = None,
+    samplers: tuple[str, ...] | None = None,
 ) -> Any:
     """A dataclass field that carries its own help text and bounds.
 
@@ -33,39 +38,78 @@ def setting(
         below: the value that must stay below this, or None; infinity refuses infinity and NaN.
         choices: the words allowed, or None.
         metavar: the name of the value in `--help`, or None.
+        samplers: the samplers that use it, or None for all of them.
     """
     about = {"help": help, "low": low, "below": below, "choices": choices, "metavar": metavar}
-    return field(default=default, metadata=about)
+    return field(default=default, metadata={**about, "samplers": samplers})
 
 
 def check_settings(settings: Any) -> None:
-    """Hold each field of a dataclass against its bounds. Raises InputError, naming the field."""
+    """Bring each field of a dataclass to its type, and hold it against its bounds.
+
+    NumPy's numbers become Python's, which a checkpoint can keep. Raises InputError, naming the
+    field.
+    """
     for each in fields(settings):
-        value, about = getattr(settings, each.name), each.metadata
+        value = of_type(each.name, getattr(settings, each.name), each.type)
+        object.__setattr__(settings, each.name, value)
+        about = each.metadata
         if about.get("choices") and value not in about["choices"]:
-            listed = ", ".join(map(str, about["choices"]))
-            raise InputError(f"{each.name} must be one of {listed}, got {value!r}")
+            listed = ", ".join(str(word) for word in about["choices"] if word is not None)
+            near = did_you_mean(value, about["choices"])
+            raise InputError(f"{each.name} must be one of {listed}, got {value!r}{near}")
         low, below = about.get("low"), about.get("below")
-        if below is None and low is not None and not value >= low:
+        if value is None or low is None:
+            continue
+        if below is None and not value >= low:
             raise InputError(f"{each.name} must be at least {low}, got {value}")
         if below is not None and not low <= value < below:
             span = f"in [{low}, {below})" if below < math.inf else "finite and not negative"
             raise InputError(f"{each.name} must be {span}, got {value}")
 
 
-def split(given: dict[str, Any], *kinds: Any) -> list[dict[str, Any]]:
+def split(given: dict[str, Any], *kinds: Any, own: Iterable[str] = ()) -> list[dict[str, Any]]:
     """Sort settings by the dataclass that has a field of their name, one dict for each dataclass.
 
-    Raises InputError for a name that none of them has, with the nearest that one has.
+    Args:
+        given: the settings.
+        kinds: the dataclasses.
+        own: what else the caller takes, for the hint at the nearest name.
+
+    Raises:
+        InputError: none of them has a name, with the nearest that there is.
     """
     known = [{each.name for each in fields(kind)} for kind in kinds]
+    names = sorted(set().union(*known))
     for name in given:
-        names = sorted(set().union(*known))
         if name not in names:
-            near = get_close_matches(name, names, n=1)
-            meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-            raise InputError(f"no setting is called {name}: {meant}")
-    return [{name: value for name, value in given.items() if name in own} for own in known]
+            near = did_you_mean(name, [*names, *own]) or f": there are {', '.join(names)}"
+            raise InputError(f"no setting is called {name}{near}")
+    return [{name: value for name, value in given.items() if name in part} for part in known]
+
+
+def of_type(name: str, value: Any, kind: Any) -> Any:
+    """A value as the Python number or string that a field declares, such as int or float | None.
+
+    Raises InputError, naming the field, where it is none; other kinds are returned as they are.
+    """
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if value is None and types.NoneType in kinds:
+        return None
+    flag = isinstance(value, bool) or type(value).__name__ == "bool"  # NumPy's has that name
+    if bool in kinds and flag:
+        return bool(value)
+    if int in kinds and isinstance(value, Integral) and not flag:
+        return int(value)
+    if float in kinds and isinstance(value, Real) and not flag:
+        return float(value)
+    if str in kinds and isinstance(value, str):
+        return str(value)
+    words = {bool: "True or False", int: "a whole number", float: "a number", str: "a word"}
+    wanted = [words[each] for each in kinds if each in words]
+    if wanted:
+        raise InputError(f"{name} must be {' or '.join(wanted)}, got {value!r:.80}")
+    return value
 
 
 @dataclass(frozen=True)
@@ -131,9 +175,12 @@ class Sampling:
     """How to draw samples. Raises InputError for a value out of its bounds."""
 
     sampler: str = setting("ddim", "how to go from noise to data", choices=SAMPLERS)
-    # checked by the sampler, which knows T
+    # at most T, which the schedule knows
     steps: int | None = setting(
-        None, "how many steps (default: 50; ancestral and langevin: every one of T)", metavar="N"
+        None,
+        "how many steps (default: 50; ancestral and langevin: every one of T)",
+        low=1,
+        metavar="N",
     )
     spacing: str | None = setting(
         None,
@@ -143,9 +190,16 @@ class Sampling:
     # diffusers' steps_offset
     offset: int = setting(0, "added to every time of spacing leading", low=0, below=math.inf)
     # Song21a eq. 16
-    eta: float = setting(0.0, "ddim: 0 adds no noise, 1 as much as ancestral")
+    eta: float | None = setting(
+        None, "ddim: 0 adds no noise, 1 as much as ancestral (default: 0.0)", samplers=("ddim",)
+    )
     # Ho20 section 3.2, Nichol21 eq. 15
-    variance: str = setting("beta_tilde", "ancestral, langevin: sigma^2", choices=VARIANCES)
+    variance: str | None = setting(
+        None,
+        "ancestral, langevin: sigma^2 (default: beta_tilde)",
+        choices=(None, *VARIANCES),
+        samplers=("ancestral", "langevin"),
+    )
     # not an option: --no-clip sets it to None
     clip: float | None = setting(1.0, "bound on |x0_hat|, or None")
 
@@ -153,3 +207,21 @@ class Sampling:
         check_settings(self)
         if self.offset and self.spacing != "leading":
             raise InputError(f"offset = {self.offset} is for spacing leading, not {self.spacing}")
+        for each in fields(self):
+            known = each.metadata["samplers"]
+            if known and self.sampler not in known and getattr(self, each.name) is not None:
+                raise InputError(
+                    f"{each.name} is a setting of {' and '.join(known)}: {self.sampler} has none"
+                )
+        if self.clip is not None and not self.clip > 0:
+            raise InputError(f"clip must be above 0, or None for no bound, got {self.clip}")
+
+    def filled(self) -> "Sampling":
+        """These settings with the sampler's own defaults for what is None, but for steps."""
+        defaults: dict[str, Any] = {
+            "spacing": "logsnr" if self.sampler == "dpmpp_2m" else "uniform",
+            "eta": 0.0 if self.sampler == "ddim" else None,
+            "variance": "beta_tilde" if self.sampler in ("ancestral", "langevin") else None,
+        }
+        unset = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **unset)

@@ -345,8 +345,8 @@ def sample_with(
     Raises:
         InputError: for settings that the sampler refuses.
     """
-    steps = steps_taken(how.sampler, s, how.steps)
-    spacing = how.spacing or ("logsnr" if how.sampler == "dpmpp_2m" else "uniform")
+    how = how.filled()
+    steps, spacing = steps_taken(how.sampler, s, how.steps), str(how.spacing)
     if spacing in PUBLISHED_SPACINGS:
         times = published_times(s, steps, spacing, how.offset)
         s = s.until(times[0])  # where the first lies below T, x_T is taken for it
@@ -360,7 +360,7 @@ def sample_with(
     elif how.sampler == "ancestral":
         options["variance"] = how.variance
     elif how.sampler == "langevin":
-        options["method"] = PredictorCorrector(how.variance)
+        options["method"] = PredictorCorrector(str(how.variance))
     return SAMPLERS[how.sampler](denoise, s, xT, **options)
 
 

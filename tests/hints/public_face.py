@@ -156,6 +156,8 @@ def runs(images: Array, labels: NDArray[np.int64]) -> None:
     assert_type(td.load("runs/mine", backend="numba"), td.Model)
     how = td.Sampling(sampler="ddim", steps=50)
     assert_type((how.sampler, how.steps, how.clip), tuple[str, int | None, float | None])
+    assert_type(how.filled(), td.Sampling)
+    assert_type(td.sample("runs/mine", 4), Array)
     assert_type(td.sample(model, n=64, seed=0, sampler="ddim", steps=50), Array)
     assert_type(td.sample(model, label=[0, 1], guidance=2.0, trajectory=9), tuple[Array, Array])
 
@@ -172,7 +174,7 @@ def models(model: td.Model, xt: Array, t: NDArray[np.int64]) -> None:
     assert_type(model.normal((2, 2), 0, 0, 5, 0), Array)
     step = Coefficients(c_x0=0.5, c_xt=0.5, sigma=0.1)
     assert_type(model.reverse(xt, 5, step, 1.0, td.Noise()), Array)
-    assert_type(model.p, Any)
+    assert_type((model.p, model.xp), tuple[Any, Any])
     assert_type((model.classes, model.learns_variance), tuple[tuple[int | str, ...], bool])
     assert_type((model.schedule, model.target), tuple[td.Schedule, str])
     assert_type(td.ancestral(model, model.schedule, xt), Array)

@@ -74,17 +74,17 @@ def test_the_default_number_of_steps():
 
 
 @pytest.mark.parametrize(
-    "name, options",
+    "name, own, options",
     [
-        ("ddim", {"eta": 0.7}),
-        ("ancestral", {"variance": "beta"}),
-        ("langevin", {"method": PredictorCorrector("beta")}),
-        ("euler", {}),
-        ("heun", {}),
-        ("dpmpp_2m", {}),
+        ("ddim", {"eta": 0.7}, {"eta": 0.7}),
+        ("ancestral", {"variance": "beta"}, {"variance": "beta"}),
+        ("langevin", {"variance": "beta"}, {"method": PredictorCorrector("beta")}),
+        ("euler", {}, {}),
+        ("heun", {}, {}),
+        ("dpmpp_2m", {}, {}),
     ],
 )
-def test_sample_with_hands_each_sampler_its_own(name, options):
+def test_sample_with_hands_each_sampler_its_own(name, own, options):
     s, xT, z = linear(40), noise.normal((3, 2), 1), Noise(4, 2)
     draws = {"noise": z} if name in ("ddim", "ancestral", "langevin") else {}
     function = {
@@ -97,7 +97,7 @@ def test_sample_with_hands_each_sampler_its_own(name, options):
     }[name]
     times = spaced(s, 9, "quadratic")
     expected = function(mixture(s), s, xT, steps=times, clip=0.8, **draws, **options)
-    how = Sampling(name, 9, "quadratic", eta=0.7, variance="beta", clip=0.8)
+    how = Sampling(name, 9, "quadratic", clip=0.8, **own)
     found = sample_with(mixture(s), s, xT, how, noise=z)
     np.testing.assert_array_equal(found, expected)
     if options:
@@ -320,9 +320,10 @@ class OnDevice:
     "run",
     [
         *(
-            lambda d, s, x, name=name: sample_with(d, s, x, Sampling(name, 7, "logsnr", eta=0.5))
+            lambda d, s, x, name=name: sample_with(d, s, x, Sampling(name, 7, "logsnr"))
             for name in SAMPLERS
         ),
+        lambda d, s, x: sample_with(d, s, x, Sampling("ddim", 7, "logsnr", eta=0.5)),
         lambda d, s, x: ancestral(d, s, x, variance="learned"),
         lambda d, s, x: langevin(d, s, x, method=PredictorCorrector("learned")),
         lambda d, s, x: encode(d, s, x, steps=7),

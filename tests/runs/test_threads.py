@@ -94,3 +94,48 @@ def test_threads_keep_their_pages():
     assert done.returncode == 0, done.stderr
     first, *later = json.loads(done.stdout)
     assert first > 10_000 and sum(later) < first / 4, (first, later)
+
+
+def test_blas_is_restored_however_many_threads_go_in_and_out():
+    """Of six threads each leaves when the next one is inside: the last out was not first in."""
+    control = threads.openblas()
+    if control is None or threads.cores() == 1:
+        pytest.skip("nothing limits BLAS here")
+    get, set_ = control
+    before, counts, inside = get(), [], [threading.Event() for _ in range(7)]
+
+    def visit(i):
+        inside[i].wait(20)
+        with threads.workers(2):
+            inside[i + 1].set()
+            if i < 5:
+                inside[i + 2].wait(20)
+            counts.append(get())
+
+    try:
+        set_(2)
+        visitors = [threading.Thread(target=visit, args=(i,)) for i in range(6)]
+        for each in visitors:
+            each.start()
+        inside[0].set()
+        for each in visitors:
+            each.join(20)
+        assert counts == [1] * 6 and get() == 2
+    finally:
+        set_(before)
+
+
+def test_items_are_taken_as_they_are_needed_and_an_error_stops_them():
+    """A million chunks are not queued at once: one that fails ends it near the front."""
+    if not threads_possible():
+        pytest.skip("one thread takes its items one by one")
+    taken = []
+
+    def items():
+        for i in range(10**6):
+            taken.append(i)
+            yield i
+
+    with pytest.raises(ZeroDivisionError), threads.workers(2) as share:
+        share(lambda i: 1 / (i - 3), items())
+    assert len(taken) < 20

@@ -215,15 +215,15 @@ def evaluate(args: argparse.Namespace) -> int:
         )
     known, named = held.labels, labels_of(held, trained.classes)
     asked, label = (None if each is None else np.resize(each, n) for each in (known, named))
-    settings = dataclasses.asdict(how_to_sample(trained, options.how(args)))
-    how = {**settings, "seed": args.seed, "guidance": args.guidance}
+    settings, variance = _judged(args, trained)
+    how = {**dataclasses.asdict(settings), "seed": args.seed, "guidance": args.guidance}
     x = draw_samples(trained, n, label=label, **how)
     scores = metrics.evaluate(*(sets.to_unit(part) for part in (x, fit.x, held.x)))
-    scores |= _bound(args, trained, held, settings)
+    scores |= _bound(args, trained, held, variance, settings.clip)
     if trained.classes:
         scores |= _label_agreement(x, asked, fit, held)
-    settings = {name: how[name] for name in RECORDED}
-    record = {"step": trained.meta["step"], "n": len(x), **settings, **scores}
+    record = {"step": trained.meta["step"], "n": len(x)}
+    record |= {name: how[name] for name in RECORDED} | {"bound_variance": variance, **scores}
     text = json.dumps(record, indent=1) + "\n"
     try:
         write_atomic(_folder(args.run) / "eval.json", text.encode())
@@ -231,6 +231,20 @@ def evaluate(args: argparse.Namespace) -> int:
         for name, value in scores.items():
             args.say(f"{name:20} {value:.4f}")
     return 0
+
+
+def _judged(args, trained):
+    """How the samples are drawn, and the bound's variance: --variance is of both.
+
+    So it may be given beside a sampler that has none.
+    """
+    given = options.how(args)
+    variance = given.pop("variance", None)
+    how = how_to_sample(trained, given).filled()
+    own = "learned" if trained.learns_variance else how.variance or "beta_tilde"
+    if variance and how.variance:
+        how = dataclasses.replace(how, variance=variance)
+    return how, variance or own
 
 
 def _label_agreement(x, asked, fit, held):
@@ -243,7 +257,7 @@ def _label_agreement(x, asked, fit, held):
     }
 
 
-def _bound(args, trained, held, settings):
+def _bound(args, trained, held, variance, clip):
     """The variational bound on the held-out data, in bits per dimension, and its parts, by name."""
     ops = trained.ops
     with checkpoint.content_errors_as_input(args.run):
@@ -254,9 +268,7 @@ def _bound(args, trained, held, settings):
         ops.asarray(held.x),
         seed=args.seed,
         chain=likelihood.Chain(
-            variance="learned" if trained.learns_variance else settings["variance"],
-            clip=settings["clip"],
-            half_width=1 / (levels - 1) if levels else None,
+            variance=variance, clip=clip, half_width=1 / (levels - 1) if levels else None
         ),
         times=min(BOUND_TIMES, trained.schedule.T),
     )

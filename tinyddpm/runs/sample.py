@@ -1,6 +1,8 @@
 """Drawing samples from a trained model, in parts that run side by side."""
 
 import math
+from dataclasses import fields
+from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -11,16 +13,20 @@ from ..errors import InputError, TinyDDPMError
 from ..model import Model
 from ..noise import Noise
 from ..process import Array
-from ..settings import Sampling, split
+from ..settings import Sampling, of_type, split
 from ..solvers import sample_with, steps_taken
-from . import threads
+from . import memory, threads
+from .load import load
 
 CHUNK = 128  # samples that go through a sampler together
+OWN = ("n", "seed", "label", "guidance", "trajectory")  # the parameters of `sample` itself
+
+Trained = Model | str | Path  # a model, or the run that has it
 
 
 @overload
 def sample(
-    model: Model,
+    model: Trained,
     n: int = 64,
     seed: int = 0,
     *,
@@ -33,7 +39,7 @@ def sample(
 
 @overload
 def sample(
-    model: Model,
+    model: Trained,
     n: int = 64,
     seed: int = 0,
     *,
@@ -45,7 +51,7 @@ def sample(
 
 
 def sample(
-    model: Model,
+    model: Trained,
     n: int = 64,
     seed: int = 0,
     *,
@@ -57,7 +63,7 @@ def sample(
     """n samples of a model; sample i depends on (seed, i) alone, up to rounding.
 
     Args:
-        model: a trained model.
+        model: a trained model, or the run folder or checkpoint file to load it from.
         n: how many.
         seed: of every number drawn.
         label: the class to ask for, or several that the samples take in turn.
@@ -70,43 +76,52 @@ def sample(
         float32 (n, *shape), near [-1, 1]; with a trajectory also its frames, (k, n, *shape).
 
     Raises:
-        InputError: for settings that make no sense.
+        InputError: for settings that make no sense, or samples beyond the free memory.
         TinyDDPMError: the samples are not finite; it names the step.
     """
-    _check(n, trajectory, label, guidance)
-    settings, ops = how_to_sample(model, how), model.ops
-    steps = steps_taken(settings.sampler, model.schedule, settings.steps)
-    kept = set(np.rint(np.linspace(0, steps, trajectory)).astype(int).tolist())
-    labels = None if label is None else np.resize(label, n)
-    size = min(CHUNK, math.ceil(n / ops.shards))
+    n, trajectory = of_type("n", n, int), of_type("trajectory", trajectory, int)
+    _check(n, seed, trajectory, label, guidance)
+    split(how, Sampling, own=OWN)  # a wrong name is told before a model is loaded
+    trained = _model(model)
+    settings, ops, shape = how_to_sample(trained, how), trained.ops, trained.shape
+    steps = _steps(settings, trained)
+    kept = np.unique(np.rint(np.linspace(0, steps, trajectory)).astype(int)).tolist()
+    images, frames = _room((n, *shape), len(kept))
+    labels = np.resize(0 if label is None else label, n)
+    together = min(CHUNK, math.ceil(n / ops.shards))
 
     def one_chunk(first):
-        denoise, count = model, min(size, n - first)
-        if labels is not None:
-            denoise = model.conditioned(labels[first : first + count], guidance)
-        return _chunk(denoise, count, Noise(seed, first), settings, kept)
+        denoise, part = trained, slice(first, min(first + together, n))
+        if label is not None:
+            denoise = trained.conditioned(labels[part], guidance)
+        here, noise = dict(zip(kept, frames[:, part])), Noise(seed, first)
+        images[part] = _chunk(denoise, images[part].shape, noise, settings, here)
 
     threads.keep_pages()
     with threads.workers(ops.shards) as share:
-        parts = share(one_chunk, range(0, n, size))
-    images = np.concatenate([x0 for x0, _ in parts])
-    if not trajectory:
-        return images
-    frames = [np.concatenate(pieces) for pieces in zip(*(frames for _, frames in parts))]
-    return images, np.stack(frames)
+        share(one_chunk, range(0, n, together))
+    return (images, frames) if trajectory else images
 
 
-def _chunk(model, count, noise, settings, kept):
-    """(samples, frames) of one chunk, on the host; kept: the steps whose x_t are frames."""
-    ops, first = model.ops, noise.first_sample
-    xT = ops.normal((count, *model.shape), noise.seed, counter_noise.PRIOR, 0, first)
-    frames, done = ([ops.to_host(xT)] if 0 in kept else []), 0
+def _room(shape, frames):
+    """The arrays that samples and frames go to. Raises InputError where memory lacks."""
+    size = 4 * math.prod(shape)
+    memory.check("sampling", {"the samples": size, "the trajectory": frames * size})
+    return np.empty(shape, np.float32), np.empty((frames, *shape), np.float32)
+
+
+def _chunk(model, shape, noise, settings, frames):
+    """The samples of one chunk, on the host; frames: where x_t goes after so many steps."""
+    ops, done = model.ops, 0
+    xT = ops.normal(shape, noise.seed, counter_noise.PRIOR, 0, noise.first_sample)
+    if 0 in frames:
+        frames[0][:] = ops.to_host(xT)
 
     def watch(t_prev, xt, x0_hat):
         nonlocal done
         done += 1
-        if done in kept:
-            frames.append(ops.to_host(xt))
+        if done in frames:
+            frames[done][:] = ops.to_host(xt)
 
     def walk(watch):
         with np.errstate(over="ignore", invalid="ignore"):  # looked for below
@@ -117,7 +132,7 @@ def _chunk(model, count, noise, settings, kept):
     if not np.isfinite(x0).all():
         walk(_Finite(model))  # once more, to find the step: on a device each look would cost
         raise TinyDDPMError("the samples are not finite")
-    return x0, frames
+    return x0
 
 
 class _Finite:
@@ -133,13 +148,23 @@ class _Finite:
             raise TinyDDPMError(f"the samples are not finite from t = {t_prev} on{hint}")
 
 
-def _check(n, trajectory, label, guidance):
+def _model(model: Trained) -> Model:
+    """The model itself, or that of a run."""
+    if isinstance(model, str | Path):
+        return load(model)
+    if not isinstance(model, Model):
+        raise InputError(f"a Model, or the path of a run, is needed to sample; got {model!r:.80}")
+    return model
+
+
+def _check(n, seed, trajectory, label, guidance):
     """Raises InputError for numbers that make no sense."""
     if n < 1 or trajectory < 0 or trajectory == 1:
         raise InputError(
             f"n must be at least 1 and trajectory 0 or at least 2, got n = {n}, "
             f"trajectory = {trajectory}"
         )
+    Noise(seed)  # refuses what is no seed
     if label is None and guidance:
         raise InputError("guidance needs a class to guide to")
 
@@ -149,7 +174,20 @@ def how_to_sample(model: Model, given: dict[str, Any]) -> Sampling:
 
     Raises InputError for a setting that no sampler has, or a value out of its bounds.
     """
+    (asked,) = split(given, Sampling, own=OWN)
     own = dict(model.meta.get("sampling", {}))
-    if given.get("spacing"):
+    if asked.get("spacing"):
         own.pop("offset", None)
-    return Sampling(**split({**own, **given}, Sampling)[0])
+    sampler = asked.get("sampler", own.get("sampler", Sampling.sampler))
+    for each in fields(Sampling):  # those of the model's own sampler may be none of this one's
+        if sampler not in (each.metadata["samplers"] or (sampler,)):
+            own.pop(each.name, None)
+    return Sampling(**{**own, **asked})
+
+
+def _steps(settings, model):
+    """How many steps will be taken. Raises InputError for more than the schedule has."""
+    T = model.schedule.T
+    if settings.steps is not None and settings.steps > T:
+        raise InputError(f"steps must be at most T = {T} of this model, got {settings.steps}")
+    return steps_taken(settings.sampler, model.schedule, settings.steps)

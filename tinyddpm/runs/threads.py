@@ -9,6 +9,8 @@ import ctypes
 import os
 import pathlib
 import sys
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -44,6 +46,35 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class _OneThread:
+    """BLAS with one thread for as long as anyone is inside, whoever came first or leaves last.
+
+    The count of BLAS's threads belongs to the whole process, so the blocks of several threads are
+    counted: the first one in notes what it was, the last one out sets it back.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.before = threading.Lock(), 0, 1
+
+    def __enter__(self) -> None:
+        control = openblas()
+        with self.lock:
+            if self.inside == 0 and control:
+                self.before = control[0]()
+                control[1](1)
+            self.inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        control = openblas()
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0 and control:
+                control[1](self.before)
+
+
+_one_thread = _OneThread()
+
+
 @contextmanager
 def workers(parts: int, processes: int = 1) -> Iterator[Share]:
     """Give a function share(f, items): f runs on up to `parts` threads, results are in order.
@@ -61,16 +92,25 @@ def workers(parts: int, processes: int = 1) -> Iterator[Share]:
     if (count == 1 and processes == 1) or not blas_can_be_limited():
         yield lambda f, items: [f(item) for item in items]
         return
-    control = openblas()
-    before = control[0]() if control else 1
-    if control:
-        control[1](1)
+    with _one_thread, ThreadPoolExecutor(count) as pool:
+        yield lambda f, items: _in_order(pool, 2 * count, f, items)
+
+
+def _in_order(pool, ahead, f, items):
+    """[f(item) for item in items] on a pool that is never more than `ahead` items ahead."""
+    results = []
+    waiting = deque()
     try:
-        with ThreadPoolExecutor(count) as pool:
-            yield lambda f, items: list(pool.map(f, items))
+        for item in items:
+            if len(waiting) == ahead:
+                results.append(waiting.popleft().result())
+            waiting.append(pool.submit(f, item))
+        while waiting:
+            results.append(waiting.popleft().result())
     finally:
-        if control:
-            control[1](before)
+        for each in waiting:  # left over by an error
+            each.cancel()
+    return results
 
 
 @cache
