@@ -65,6 +65,7 @@ FLOORS = [
     ["tour.chapters"],
     ["__init__"],
     ["cli.terminal", "cli.data", "cli.opening", "cli.options", "cli.published", "parallel"],
+    ["cli.given"],
     ["cli.commands"],
     ["cli.__init__"],
     ["__main__"],

@@ -15,18 +15,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .. import backend, likelihood, metrics, schedule
+from .. import backend, likelihood, metrics
 from ..datasets import sets
 from ..errors import InputError, TinyDDPMError
-from ..nn.unet import UNet
 from ..runs import checkpoint, log, run
 from ..runs.files import check_writable, save_array, write_atomic
 from ..runs.load import load
-from ..runs.sample import how_to_sample
 from ..runs.sample import sample as draw_samples
 from ..runs.source import Source, check_digest, labels_of
 from ..settings import Recipe
-from . import data, opening, options, published
+from . import data, given, opening, options, published
 from .terminal import Progress, Say, Stopped, complain
 
 # Plots are imported where they are drawn, for no other command needs Pillow or matplotlib.
@@ -36,13 +34,6 @@ FRAMES = 48  # of the reverse process in the GIF
 BOUND_TIMES = 32
 # how the samples of `eval` were drawn, in the order of eval.json
 RECORDED = ("seed", "sampler", "steps", "eta", "spacing", "offset", "variance", "guidance", "clip")
-# the recipe's fields that are handed on as they are; the data and the backend give the last two,
-# --shards but where it is not given
-RECIPE = [
-    field.name
-    for field in dataclasses.fields(Recipe)
-    if field.name not in ("steps", "seed", "levels", "shards")
-]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,7 +100,7 @@ def _new_run(args):
     labels = labels_of(fit, fit.classes or (0,)) if args.classes else None
     out = pathlib.Path(args.out) if args.out else _free_folder(fit.name)
     steps = Recipe().steps if args.steps is None else args.steps
-    net, s = _net(args, fit.x.shape[1:], labels), _schedule(args)
+    net, s = given.network(args, fit.x.shape[1:], labels), given.noise_schedule(args)
     computed = opening.model_line(net, backend.get(args.backend), args.shards)
     args.say(f"{opening.data_line(fit, held)}; {computed}")
     with args.stopped.waiting(), contextlib.closing(Progress(steps)) as progress:
@@ -130,7 +121,7 @@ def _new_run(args):
             backend=args.backend,
             value_range=data.FITTED,
             levels=fit.levels,
-            **{name: getattr(args, name) for name in RECIPE},
+            **{name: getattr(args, name) for name in given.RECIPE},
             **({} if args.shards is None else {"shards": args.shards}),
         )
     return out, fit, trained
@@ -149,7 +140,7 @@ def _resumed_run(args):
     args.say(f"{opening.data_line(fit, held)}; {computed}")
     with checkpoint.content_errors_as_input(out):
         meta = trained.meta
-        steps, expect = args.steps or meta["recipe"]["steps"], _expected(args, meta)
+        steps, expect = args.steps or meta["recipe"]["steps"], given.expected(args, meta)
         progress = Progress(steps)
     with args.stopped.waiting(), contextlib.closing(progress):
         trained = run.resume(
@@ -215,7 +206,7 @@ def evaluate(args: argparse.Namespace) -> int:
         )
     known, named = held.labels, labels_of(held, trained.classes)
     asked, label = (None if each is None else np.resize(each, n) for each in (known, named))
-    settings, variance = _judged(args, trained)
+    settings, variance = given.judged(args, trained)
     how = {**dataclasses.asdict(settings), "seed": args.seed, "guidance": args.guidance}
     x = draw_samples(trained, n, label=label, **how)
     scores = metrics.evaluate(*(sets.to_unit(part) for part in (x, fit.x, held.x)))
@@ -231,20 +222,6 @@ def evaluate(args: argparse.Namespace) -> int:
         for name, value in scores.items():
             args.say(f"{name:20} {value:.4f}")
     return 0
-
-
-def _judged(args, trained):
-    """How the samples are drawn, and the bound's variance: --variance is of both.
-
-    So it may be given beside a sampler that has none.
-    """
-    given = options.how(args)
-    variance = given.pop("variance", None)
-    how = how_to_sample(trained, given).filled()
-    own = "learned" if trained.learns_variance else how.variance or "beta_tilde"
-    if variance and how.variance:
-        how = dataclasses.replace(how, variance=variance)
-    return how, variance or own
 
 
 def _label_agreement(x, asked, fit, held):
@@ -318,51 +295,6 @@ def _free_folder(name):
 def _folder(run_path):
     path = pathlib.Path(run_path)
     return path if path.is_dir() else path.parent
-
-
-def _schedule(args):
-    s = schedule.KINDS[args.schedule](args.T)
-    if args.zero_snr and args.target == "eps":
-        raise InputError(
-            "--zero-snr needs --target x0 or v: at alpha_bar = 0, eps says nothing about x0"
-        )
-    return s.zero_terminal_snr() if args.zero_snr else s
-
-
-def _net(args, shape, labels):
-    """The default net for this data, with what the options change."""
-    net = run.default_net(shape, 0 if labels is None else len(np.unique(labels)), args.vlb > 0)
-    names, other = options.UNET, options.PERCEPTRON
-    if not isinstance(net, UNet):
-        names, other = other, names
-    misplaced = [name for name in other if getattr(args, name) is not None]
-    if misplaced:
-        raise InputError(f"--{misplaced[0]} does not apply to samples of shape {shape}")
-    changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    if "mults" in changes:
-        changes["mults"] = tuple(changes["mults"])
-    if isinstance(net, UNet):
-        levels = len(changes.get("mults", net.mults))
-        chosen = changes.get("attention")
-        if chosen is not None:
-            if not all(0 <= level < levels for level in chosen):
-                raise InputError(f"--attention takes levels from 0 to {levels - 1}, got {chosen}")
-            changes["attention"] = tuple(level in chosen for level in range(levels))
-        elif levels != len(net.mults):
-            changes["attention"] = (False,) * (levels - 1) + (levels > 1,)
-    return dataclasses.replace(net, **changes)
-
-
-def _expected(args, meta):
-    """The settings given beside --resume, as a checkpoint has them: what the run must have."""
-    names = (*options.UNET, *options.PERCEPTRON, "shards")
-    given = {name: getattr(args, name) for name in names}
-    if args.attention is not None:
-        given["attention"] = [level in args.attention for level in range(len(meta["net"]["mults"]))]
-    for name in RECIPE:
-        if getattr(args, name) != getattr(Recipe(), name):
-            given[name] = getattr(args, name)
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _draw_run(out, trained, fit):

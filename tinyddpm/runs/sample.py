@@ -79,14 +79,13 @@ def sample(
         InputError: for settings that make no sense, or samples beyond the free memory.
         TinyDDPMError: the samples are not finite; it names the step.
     """
-    n, trajectory = of_type("n", n, int), of_type("trajectory", trajectory, int)
-    _check(n, seed, trajectory, label, guidance)
     split(how, Sampling, own=OWN)  # a wrong name is told before a model is loaded
+    n, trajectory = _checked(n, seed, trajectory, label, guidance)
     trained = _model(model)
-    settings, ops, shape = how_to_sample(trained, how), trained.ops, trained.shape
-    steps = _steps(settings, trained)
-    kept = np.unique(np.rint(np.linspace(0, steps, trajectory)).astype(int)).tolist()
-    images, frames = _room((n, *shape), len(kept))
+    settings, ops = how_to_sample(trained, how), trained.ops
+    steps = np.linspace(0, _steps(settings, trained), trajectory)
+    kept = np.unique(np.rint(steps).astype(int)).tolist()
+    images, frames = _room((n, *trained.shape), len(kept))
     labels = np.resize(0 if label is None else label, n)
     together = min(CHUNK, math.ceil(n / ops.shards))
 
@@ -94,8 +93,8 @@ def sample(
         denoise, part = trained, slice(first, min(first + together, n))
         if label is not None:
             denoise = trained.conditioned(labels[part], guidance)
-        here, noise = dict(zip(kept, frames[:, part])), Noise(seed, first)
-        images[part] = _chunk(denoise, images[part].shape, noise, settings, here)
+        into = images[part], dict(zip(kept, frames[:, part]))
+        _chunk(denoise, Noise(seed, first), settings, *into)
 
     threads.keep_pages()
     with threads.workers(ops.shards) as share:
@@ -110,10 +109,10 @@ def _room(shape, frames):
     return np.empty(shape, np.float32), np.empty((frames, *shape), np.float32)
 
 
-def _chunk(model, shape, noise, settings, frames):
-    """The samples of one chunk, on the host; frames: where x_t goes after so many steps."""
+def _chunk(model, noise, settings, images, frames):
+    """Fill images with the samples of one chunk, and frames[k] with x_t after k steps."""
     ops, done = model.ops, 0
-    xT = ops.normal(shape, noise.seed, counter_noise.PRIOR, 0, noise.first_sample)
+    xT = ops.normal(images.shape, noise.seed, counter_noise.PRIOR, 0, noise.first_sample)
     if 0 in frames:
         frames[0][:] = ops.to_host(xT)
 
@@ -132,7 +131,7 @@ def _chunk(model, shape, noise, settings, frames):
     if not np.isfinite(x0).all():
         walk(_Finite(model))  # once more, to find the step: on a device each look would cost
         raise TinyDDPMError("the samples are not finite")
-    return x0
+    images[:] = x0
 
 
 class _Finite:
@@ -157,8 +156,9 @@ def _model(model: Trained) -> Model:
     return model
 
 
-def _check(n, seed, trajectory, label, guidance):
-    """Raises InputError for numbers that make no sense."""
+def _checked(n, seed, trajectory, label, guidance):
+    """n and trajectory as ints. Raises InputError for numbers that make no sense."""
+    n, trajectory = of_type("n", n, int), of_type("trajectory", trajectory, int)
     if n < 1 or trajectory < 0 or trajectory == 1:
         raise InputError(
             f"n must be at least 1 and trajectory 0 or at least 2, got n = {n}, "
@@ -167,6 +167,7 @@ def _check(n, seed, trajectory, label, guidance):
     Noise(seed)  # refuses what is no seed
     if label is None and guidance:
         raise InputError("guidance needs a class to guide to")
+    return n, trajectory
 
 
 def how_to_sample(model: Model, given: dict[str, Any]) -> Sampling:
