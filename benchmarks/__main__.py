@@ -3,8 +3,9 @@
 steps: the diffusion's and the optimiser's fused steps; ops: convolution, GroupNorm with SiLU;
 network: train and sampling steps; end: end to end; samplers: each of them, whole, and its error
 where the truth is known. gpu: all that a session on a GPU machine should do; roofline: the CUDA
-kernels' instructions, counted, which needs no GPU; tiles: whether the convolutions' register tiles
-are the best ones for this CPU; selftest: that the benchmark itself is right.
+kernels' instructions, counted, and whole steps' time on a GPU, predicted, neither of which needs
+one; tiles: whether the convolutions' register tiles are the best ones for this CPU; selftest: that
+the benchmark itself is right.
 """
 
 import argparse
@@ -172,7 +173,7 @@ def main(argv=None):
 
             figures["selftest"] = selftest.run()
         if "roofline" in args.groups:
-            figures["roofline"] = _roofline(args.card)
+            figures["roofline"] = _roofline(args)
         if "tiles" in args.groups:
             figures["tiles"] = _tiles(args)
         if "gpu" in args.groups:
@@ -205,18 +206,20 @@ def _tiles(args):
     return figures
 
 
-def _roofline(card):
-    """Print the table of roofline.py and return its lines. Raises InputError."""
+def _roofline(args):
+    """Print the tables of roofline.py; returns their figures. Raises InputError."""
     from . import roofline
 
-    if card not in roofline.CARDS:
-        raise InputError(f"no card {card!r}: choose from {', '.join(roofline.CARDS)}")
+    if args.card not in roofline.CARDS:
+        raise InputError(f"no card {args.card!r}: choose from {', '.join(roofline.CARDS)}")
     missing = backend.reason("numba")
     if missing:
         raise InputError(f"the kernels cannot be compiled: {missing}")
-    text = roofline.table(card)
-    print(text)
-    return text.splitlines()
+    kernels = roofline.table(args.card)
+    print(kernels, flush=True)
+    steps = roofline.steps(args.networks)
+    print(roofline.steps_table(steps))
+    return {"kernels": kernels.splitlines(), "steps, predicted": steps}
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from tinyddpm import backend
 from tinyddpm.nn.ops import Ops
 
 from . import accuracy, bench, cases, clock, crossover, parts
@@ -190,6 +191,10 @@ def philox_on_the_device_gives_the_published_words():
 def run():
     """Run every check that this machine can; returns their names."""
     checks = [*CHECKS, a_card_is_known_by_its_device_name]
+    if backend.reason("numba") is None:
+        from . import selftest_device
+
+        checks += selftest_device.CHECKS
     if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
         checks.append(philox_on_the_device_gives_the_published_words)
     for check in checks:

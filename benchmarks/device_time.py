@@ -1,0 +1,81 @@
+"""A model of the time that a step takes on a device: a prediction, not a measurement.
+
+A node takes a time of its own (its floor: starting, filling and draining the processors), the time
+of its bytes at a share of the copy's bandwidth, and a product the time of its operations. The
+constants are fitted to what was measured on one H200 on 2026-11-28 (results/gpu-h200-before.json):
+steps replayed as one CUDA graph, nothing of the host in them. `errors` is the model's error there.
+"""
+
+import json
+import pathlib
+from typing import NamedTuple
+
+from .blank import Work
+
+BEFORE = pathlib.Path(__file__).parent / "results" / "gpu-h200-before.json"
+COPY = 4.2e12  # bytes a second, read and written
+PRODUCTS = {"fp32": 50e12, "tf32": 320e12}  # operations a second
+
+
+class Rate(NamedTuple):
+    """What the nodes of one kind cost."""
+
+    floor: float  # seconds of each node
+    share: float  # of the copy's bandwidth
+
+
+# A product's floor holds its reductions over split sums; a normalisation's, its three passes.
+RATES = {
+    "product": Rate(5e-6, 1.0),
+    "im2col": Rate(2e-6, 0.67),
+    "col2im": Rate(2e-6, 0.67),  # assumed: as im2col, which moves the same bytes
+    **dict.fromkeys(("elementwise", "copy"), Rate(1.6e-6, 0.67)),  # CuPy's
+    **dict.fromkeys(("sum", "memset"), Rate(1.6e-6, 1.0)),
+    **dict.fromkeys(
+        ("norm", "norm_silu", "norm_backward", "norm_silu_backward"), Rate(4e-6, 0.206)
+    ),
+}
+STREAM = Rate(1.6e-6, 0.9)  # of every other kernel: the fused steps reach 88 to 98 %
+
+
+def seconds(kind, work, precision="fp32"):
+    """The predicted time of all nodes of one kind.
+
+    Args:
+        kind: of the nodes.
+        work: Work.
+        precision: of the products, "fp32" or "tf32".
+    """
+    rate = RATES.get(kind, STREAM)
+    moving = work.bytes / (rate.share * COPY)
+    return work.nodes * rate.floor + moving + work.operations / PRODUCTS[precision]
+
+
+def predict(works, precision="fp32"):
+    """{kind: seconds} of a step, the longest first; works: {kind: Work}."""
+    found = {kind: seconds(kind, work, precision) for kind, work in works.items()}
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def before():
+    """What was measured on 2026-11-28, and the counts of the steps that were measured."""
+    return json.loads(BEFORE.read_text(encoding="utf-8"))
+
+
+def errors():
+    """{(network, step, precision): (predicted ms, measured ms)} where the model was fitted."""
+    figures, found = before(), {}
+    for name, steps in figures["counts"].items():
+        for step, kinds in steps.items():
+            works = {kind: Work(*numbers) for kind, numbers in kinds.items()}
+            for precision in PRODUCTS:
+                measured = figures["steps_ms"][f"{name} {step}"][f"prototype, {precision}"]
+                predicted = 1e3 * sum(predict(works, precision).values())
+                found[name, step, precision] = predicted, measured
+    return found
+
+
+def worst(precision):
+    """(lowest, highest) of predicted / measured - 1."""
+    found = [p / m - 1 for (*_, kind), (p, m) in errors().items() if kind == precision]
+    return min(found), max(found)
