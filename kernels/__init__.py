@@ -4,8 +4,9 @@ cpu/ops.py holds the operations that Numba speeds up on a CPU, over
 - convolution.py, which chooses the kernel for a shape; layout.py, where pixels lie;
 - direct.py and winograd.py (with winograd_transforms.py), the convolutions; tiles.py, their
   innermost loops;
-- groupnorm.py, GroupNorm and SiLU; fused_steps.py, noise and the steps; jit.py, how all of them
-  are compiled.
+- groupnorm.py, GroupNorm for whole vectors of channels, and groupnorm_rows.py for others; silu.py;
+  channels.py, passes over an image;
+- fused_steps.py, noise and the steps; jit.py, how all of them are compiled.
 
 gpu/cupy_ops.py holds the operations over CuPy's arrays, and gpu/cuda_ops.py those with CUDA
 kernels, over

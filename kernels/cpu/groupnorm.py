@@ -106,7 +106,7 @@ def groupnorm(x, xb, w, b, groups, tol, activate, y, yb, mean, inv):
         by_rows.group_means(shift, C, groups, pixels)
         _squares(size, inputs, (), (shift,), (scale,))
         by_rows.group_means(scale, C, groups, pixels)
-        by_rows.forward_tables(shift, scale, w, b, groups, tol, mean[n], inv[n])
+        by_rows.forward_tables(shift, scale, w, b, tol, mean, inv, n)
         if activate:
             _activated(size, inputs, outputs, (scale, shift), ())
         else:
@@ -132,22 +132,19 @@ def groupnorm_backward(dy, db, x, xb, w, b, groups, activate, mean, inv, dx, ob,
     size = x.shape[1] - 2 * xb, x.shape[2] // C - 2 * xb, C
     pixels = size[0] * size[1]
     scale, shift, centre = np.empty(C, np.float32), np.empty(C, np.float32), np.empty(C, np.float32)
-    total, product = np.empty(C, np.float32), np.empty(C, np.float32)
+    total, product, root = np.empty(C, np.float32), np.empty(C, np.float32), np.empty(C, np.float32)
     for n in range(len(x)):
         d, image, out = (
             _image(df, dy, n, db, C),
             _image(xf, x, n, xb, C),
             _image(of, dx, n, ob, C),
         )
-        for c in range(C):
-            centre[c] = mean[n, c]
-            scale[c] = inv[n, c] * w[c]
-            shift[c] = b[c] - mean[n, c] * scale[c]
+        by_rows.image_tables(mean, inv, n, w, b, centre, root, scale, shift)
         if activate:
             tables = scale, shift, centre
             _activated_sums(size, (d, image), (out,), tables, (total, product))
             d = out
         else:
             _plain_sums(size, (d, image), (), (centre,), (total, product))
-        by_rows.backward_tables(mean[n], inv[n], w, groups, pixels, shift, total, product, gw, gb)
+        by_rows.backward_tables(centre, root, w, groups, pixels, shift, total, product, gw, gb)
         _slopes(size, (d, image), (out,), (scale, shift, product), ())

@@ -39,73 +39,83 @@ def group_means(row, channels, groups, pixels):
         pixels: how many of them the sums run over.
     """
     size = channels // groups
-    share = ONE / np.float32(size * pixels)
     for g in range(0, channels, size):
-        _fill(row, g, size, _group_sum(row, g, size) * share)
-
-
-@kernel
-def _group_sum(row, first, size):
-    """The sum of `size` numbers; fours are added side by side, since an addition takes a while."""
-    if size % 4:
-        total = row[first]
-        for c in range(first + 1, first + size):
+        total = np.float32(0)
+        for c in range(g, g + size):
             total += row[c]
-        return total
-    a, b, c, d = row[first], row[first + 1], row[first + 2], row[first + 3]
-    for k in range(first + 4, first + size, 4):
-        a += row[k]
-        b += row[k + 1]
-        c += row[k + 2]
-        d += row[k + 3]
-    return (a + b) + (c + d)
+        total /= np.float32(size * pixels)
+        for c in range(g, g + size):
+            row[c] = total
+
+
+# Of more arrays in one loop, the compiler no longer asks whether they overlap: it takes the numbers
+# one by one.
 
 
 @kernel
-def _fill(row, first, size, value):
-    """row[first : first + size] = value."""
-    if size % 4:
-        for c in range(first, first + size):
-            row[c] = value
-        return
-    for c in range(first, first + size, 4):
-        row[c] = row[c + 1] = row[c + 2] = row[c + 3] = value
+def _add(a, b, channels):
+    """a += b."""
+    for c in range(channels):
+        a[c] += b[c]
 
 
 @kernel
-def forward_tables(shift, scale, w, b, groups, tol, mean, inv):
+def _multiply(a, b, channels):
+    """a *= b."""
+    for c in range(channels):
+        a[c] *= b[c]
+
+
+@kernel
+def forward_tables(shift, scale, w, b, tol, mean, inv, n):
     """From mean and variance of each channel's group: scale and shift with y = scale x + shift.
 
-    shift, scale: (C,), the mean and the variance, changed in place; mean, inv: (C,), filled.
+    shift, scale: the mean and the variance, [:C] changed in place; mean, inv: [n] filled.
     """
-    size = len(w) // groups
-    for g in range(0, len(w), size):
-        _fill(inv, g, size, ONE / np.sqrt(scale[g] + tol))
-        _fill(mean, g, size, shift[g])
     for c in range(len(w)):
-        scale[c] = inv[c] * w[c]
-        shift[c] = b[c] - mean[c] * scale[c]
+        inv[n, c] = ONE / np.sqrt(scale[c] + tol)
+    for c in range(len(w)):
+        mean[n, c] = shift[c]
+    for c in range(len(w)):
+        scale[c] = inv[n, c] * w[c]
+    for c in range(len(w)):
+        shift[c] = b[c] - shift[c] * scale[c]
 
 
 @kernel
-def backward_tables(mean, inv, w, groups, pixels, shift, total, product, gw, gb):
-    """From the sums of d and d (x - mean), (C,) each: what makes dx of d and x.
+def image_tables(mean, inv, n, w, b, centre, root, scale, shift):
+    """The same tables from what was kept of image n: centre[:C] = mean[n], root[:C] = inv[n]."""
+    for c in range(len(w)):
+        centre[c] = mean[n, c]
+    for c in range(len(w)):
+        root[c] = inv[n, c]
+    for c in range(len(w)):
+        scale[c] = root[c] * w[c]
+    for c in range(len(w)):
+        shift[c] = b[c] - centre[c] * scale[c]
+
+
+@kernel
+def backward_tables(centre, root, w, groups, pixels, shift, total, product, gw, gb):
+    """From the sums of d and d (x - mean), [:C] each: what makes dx of d and x.
 
     dx = scale d - product x + shift = scale d - product (x - mean) - inv mean(dn). Changes shift
     and product, and adds the parameters' gradients to gw and gb.
     """
     C = len(w)
-    for c in range(C):
-        product[c] *= inv[c]
-        gb[c] += total[c]
-        gw[c] += product[c]
-        total[c] *= w[c]
-        product[c] *= w[c]
+    _add(gb, total, C)
+    _multiply(product, root, C)
+    _add(gw, product, C)
+    _multiply(total, w, C)
+    _multiply(product, w, C)
     group_means(total, C, groups, pixels)
     group_means(product, C, groups, pixels)
+    _multiply(product, root, C)
+    _multiply(product, root, C)
     for c in range(C):
-        product[c] *= inv[c] * inv[c]
-        shift[c] = mean[c] * product[c] - total[c] * inv[c]
+        shift[c] = centre[c] * product[c]
+    for c in range(C):
+        shift[c] -= total[c] * root[c]
 
 
 @kernel
@@ -166,7 +176,7 @@ def groupnorm(x, xb, w, b, groups, tol, activate, y, yb, mean, inv):
         _sum_squares(x[n], xb, xl, shift, scale)
         fold(scale, C)
         group_means(scale, C, groups, pixels)
-        forward_tables(shift, scale, w, b, groups, tol, mean[n], inv[n])
+        forward_tables(shift, scale, w, b, tol, mean, inv, n)
         unfold(scale, C)
         unfold(shift, C)
         for i in range(H):
@@ -206,12 +216,9 @@ def groupnorm_backward(dy, db, x, xb, w, b, groups, activate, mean, inv, dx, ob,
     pixels = H * length // C
     scale, shift = np.empty(length, np.float32), np.empty(length, np.float32)
     middle, total = np.empty(length, np.float32), np.empty(length, np.float32)
-    product = np.empty(length, np.float32)
+    product, root = np.empty(length, np.float32), np.empty(C, np.float32)
     for n in range(len(x)):
-        for c in range(C):
-            middle[c] = mean[n, c]
-            scale[c] = inv[n, c] * w[c]
-            shift[c] = b[c] - mean[n, c] * scale[c]
+        image_tables(mean, inv, n, w, b, middle, root, scale, shift)
         unfold(middle, C)
         unfold(scale, C)
         unfold(shift, C)
@@ -219,7 +226,7 @@ def groupnorm_backward(dy, db, x, xb, w, b, groups, activate, mean, inv, dx, ob,
         _upstream(dy[n], db, x[n], xb, dx[n], ob, C, silu, middle, total, product)
         fold(total, C)
         fold(product, C)
-        backward_tables(mean[n], inv[n], w, groups, pixels, shift, total, product, gw, gb)
+        backward_tables(middle, root, w, groups, pixels, shift, total, product, gw, gb)
         unfold(product, C)
         unfold(shift, C)
         for i in range(H):
