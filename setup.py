@@ -50,8 +50,9 @@ setup(
         "interop": ["safetensors>=0.5"],
         "peers": ["safetensors>=0.5", "torch>=2.13", "diffusers>=0.42"],
         "mpi": ["mpi4py>=4.1", "mpich>=5"],
-        "cuda12": ["cupy-cuda12x[ctk]>=14", "numba>=0.68"],
-        "cuda13": ["cupy-cuda13x[ctk]>=14", "numba>=0.68"],
+        # nvmath-python alone would take the newest cuda-bindings, whatever the driver's CUDA
+        "cuda12": ["cupy-cuda12x[ctk]>=14", "numba>=0.68", "nvmath-python>=1", "cuda-bindings<13"],
+        "cuda13": ["cupy-cuda13x[ctk]>=14", "numba>=0.68", "nvmath-python>=1", "cuda-bindings<14"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.5",

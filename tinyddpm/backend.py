@@ -22,14 +22,25 @@ NEEDS = {
     "cuda-sim": ("numba",),
 }
 NAMES = tuple(NEEDS)
+PRECISIONS = ("fp32", "tf32")
 SIMULATE = "NUMBA_ENABLE_CUDASIM"
 
 
-def get(name: str) -> Ops:
+def get(name: str, precision: str = "fp32") -> Ops:
     """Return the operations of a backend.
 
-    Raises InputError where it is missing, with the command that installs it.
+    Args:
+        name: one of NAMES.
+        precision: of the matrix products, one of PRECISIONS; "tf32" is for `cuda` alone, whose
+            matrix units keep 10 bits of what they multiply.
+
+    Raises:
+        InputError: it is missing (with the command that installs it), or has no such precision.
     """
+    if precision not in PRECISIONS:
+        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision != "fp32" and name != "cuda":
+        raise InputError(f"precision {precision} is for the backend cuda, not for {name}")
     if name not in NAMES:
         raise InputError(f"no backend {name!r}: choose from {', '.join(NAMES)}")
     missing = reason(name)
@@ -46,7 +57,9 @@ def get(name: str) -> Ops:
         "cuda-sim": "gpu.cuda_ops",
     }[name]
     try:
-        ops: Ops = importlib.import_module(f"tinyddpm.kernels.{module}").make(name)
+        kernels = importlib.import_module(f"tinyddpm.kernels.{module}")
+        given = (name, precision) if name == "cuda" else (name,)
+        ops: Ops = kernels.make(*given)
     except ImportError as error:  # as numba's, for a NumPy newer than it knows
         raise InputError(f"backend {name} does not load: {error}") from error
     return ops

@@ -155,6 +155,16 @@ def test_a_kernel_that_does_not_run_is_said_in_one_line(monkeypatch):
     assert list(rows) == list(backend.NAMES)
 
 
+def test_a_precision_is_known_and_the_backends_own():
+    assert backend.get("numpy").precision == backend.get("numpy", "fp32").precision == "fp32"
+    for name in backend.NAMES:
+        with pytest.raises(InputError, match="precision must be one of fp32, tf32, got 'bf16'"):
+            backend.get(name, precision="bf16")
+        if name != "cuda":
+            with pytest.raises(InputError, match=f"tf32 is for the backend cuda, not for {name}"):
+                backend.get(name, precision="tf32")
+
+
 def test_importing_the_package_loads_no_accelerator(tmp_path):
     code = """if True:
         import sys, tinyddpm, tinyddpm.cli, tinyddpm.backend

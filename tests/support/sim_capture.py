@@ -5,6 +5,7 @@ Numba's simulator runs the kernels, so networks are tiny; test_cuda_sim.py runs 
 """
 
 import importlib
+import json
 
 import numpy as np
 import pytest
@@ -129,6 +130,27 @@ def test_a_run_a_resumed_run_and_a_loaded_one(tmp_path, monkeypatch):
     assert loaded.ops.name == "cuda" and loaded.ops.recorded
     images = td.sample(loaded, 3, steps=5)
     assert np.array_equal(images, td.sample(straight, 3, steps=5))
+
+
+def test_a_run_in_tf32_says_so_and_goes_on_in_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(tinyddpm.backend, "_simulating", lambda: False)
+    monkeypatch.setattr(tinyddpm.backend, "NEEDS", {"cuda": ()})
+    common = {"net": POINTS, "batch": 3, "backend": "cuda", "log_every": 1}
+    points = random(12, 2).clip(-1, 1)
+    exact = td.train(points, steps=2, **common)
+    asked = iter([False, True])
+    first = td.train(
+        points, steps=4, out=tmp_path, stop=lambda: next(asked), precision="tf32", **common
+    )
+    again = td.resume(tmp_path, points, backend="cuda")
+    assert first.ops.precision == again.ops.precision == again.meta["precision"] == "tf32"
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["precision"] for line in lines] == ["tf32"] * 4
+    assert exact.meta["precision"] == "fp32" and not np.array_equal(
+        exact.theta.get(), first.theta.get()
+    )
+    assert td.load(tmp_path, "cuda", "tf32").ops.precision == "tf32"
+    assert td.load(tmp_path, "cuda").ops.precision == "fp32"
 
 
 # Sampling.

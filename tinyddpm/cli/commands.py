@@ -101,7 +101,8 @@ def _new_run(args):
     out = pathlib.Path(args.out) if args.out else _free_folder(fit.name)
     steps = Recipe().steps if args.steps is None else args.steps
     net, s = given.network(args, fit.x.shape[1:], labels), given.noise_schedule(args)
-    computed = opening.model_line(net, backend.get(args.backend), args.shards)
+    ops = backend.get(args.backend, args.precision or "fp32")
+    computed = opening.model_line(net, ops, args.shards)
     args.say(f"{opening.data_line(fit, held)}; {computed}")
     with args.stopped.waiting(), contextlib.closing(Progress(steps)) as progress:
         trained = run.train(
@@ -119,6 +120,7 @@ def _new_run(args):
             stop=args.stopped,
             meta={"data": about},
             backend=args.backend,
+            precision=args.precision,
             value_range=data.FITTED,
             levels=fit.levels,
             **{name: getattr(args, name) for name in given.RECIPE},
@@ -152,6 +154,7 @@ def _resumed_run(args):
             progress=progress,
             stop=args.stopped,
             backend=args.backend,
+            precision=args.precision,
             value_range=data.FITTED,
         )
     return out, fit, trained
@@ -161,7 +164,7 @@ def sample(args: argparse.Namespace) -> int:
     """tinyddpm sample: a picture of new samples, and their numbers or their path where asked."""
     from ..plots import images
 
-    trained = load(args.run, args.backend)
+    trained = load(args.run, args.backend, args.precision or "fp32")
     restore = data.FITTED
     if args.array and "data" in trained.meta:
         restore = Source.of(trained.meta, args.run).restore
@@ -193,7 +196,7 @@ def sample(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     """tinyddpm eval: sample quality against the held-out data, printed and kept in eval.json."""
-    trained = load(args.run, args.backend)
+    trained = load(args.run, args.backend, args.precision or "fp32")
     fit, held = data.of_run(args, trained, args.run)
     check_digest(args.run, trained.meta, data.as_fitted(fit, trained))
     if not len(held.x):

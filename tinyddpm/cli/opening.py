@@ -46,6 +46,7 @@ def model_line(net: Any, ops: Ops, shards: int | None = None) -> str:
     size = short(params.size(net.spec()))
     count = min(ops.shards if shards is None else shards, threads.cores())
     where = ops.name if ops.lazy else f"{ops.name}, {counted(count, 'thread')}"
+    where = where if ops.precision == "fp32" else f"{where}, products in {ops.precision}"
     return f"{name}, {size} parameters; {where}"
 
 

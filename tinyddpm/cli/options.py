@@ -240,7 +240,7 @@ def _tour_options(sub):
         "--out", metavar="DIR", default="tour", help="the folder for the figures and index.html"
     )
     _add(sub, Recipe, "seed")
-    _backend_option(sub)
+    _backend_option(sub, precision=False)
 
 
 def _limit_option(group):
@@ -253,10 +253,17 @@ def _limit_option(group):
     )
 
 
-def _backend_option(group):
+def _backend_option(group, precision=True):
     group.add_argument(
         "--backend", choices=backend.NAMES, default="numpy", help="what to compute with"
     )
+    if precision:
+        group.add_argument(
+            "--precision",
+            choices=backend.PRECISIONS,
+            help="of cuda's matrix products: tf32 keeps 10 bits of their factors (default: fp32, "
+            "or what the run that is resumed has)",
+        )
 
 
 def _sampling_options(sub, n, help):

@@ -19,18 +19,19 @@ from . import checkpoint
 NETS: dict[str, Any] = {"unet": UNet, "mlp": MLP}
 
 
-def load(run: str | Path, backend: str = "numpy") -> Model:
+def load(run: str | Path, backend: str = "numpy", precision: str = "fp32") -> Model:
     """The model of a run folder or checkpoint file, with its averaged (EMA) parameters.
 
     Args:
         run: the folder or the file.
         backend: a name in `backend.NAMES`.
+        precision: of the backend's products, as of `backend.get`.
 
     Raises:
         InputError: the file is no checkpoint, or the backend is not there.
     """
     arrays, meta = checkpoint.load(run)
-    return from_checkpoint(arrays, meta, get(backend))
+    return from_checkpoint(arrays, meta, get(backend, precision))
 
 
 def from_checkpoint(

@@ -76,6 +76,8 @@ class RunSettings:
     log_every: int = setting(10, "steps between lines of the log", low=1, metavar="N")
     keep: int = setting(2, "how many of the newest checkpoints stay", low=1, metavar="K")
     backend: str = setting("numpy", "a name in backend.NAMES")
+    # one of backend.PRECISIONS; None: the run's, which is fp32 for a new one
+    precision: str | None = setting(None, "of the backend's products")
     # of the images, as of `sets.from_array`: (0, 255) for bytes, (-1, 1) for floats
     value_range: Pair | None = setting(None, "what the images' numbers span")
     progress: Progress | None = setting(None, "called with each step's record")
@@ -124,7 +126,8 @@ def train(
     kept = RunSettings(**how)
     data = as_trained(images, labels, kept.value_range)
     recipe["steps"] = steps
-    trainer = _fresh_trainer(data, recipe, net, schedule or cosine(1000), get(kept.backend))
+    ops = get(kept.backend, kept.precision or "fp32")
+    trainer = _fresh_trainer(data, recipe, net, schedule or cosine(1000), ops)
     about = {**_about(trainer, data), **kept.counts, **(kept.meta or {})}
     if kept.value_range is not None:
         about["range"] = list(map(float, kept.value_range))
@@ -161,6 +164,7 @@ def _about(trainer, data):
         "shape": list(data.x.shape[1:]),
         "classes": list(data.classes) or _named(data.labels),
         "digest": sets.digest(data),
+        "precision": trainer.ops.precision,
     }
 
 
@@ -206,11 +210,12 @@ def resume(
             if recipe.steps < state.step:
                 reached = f"{out} has already reached step {state.step}"
                 raise InputError(f"{reached}, beyond {recipe.steps}")
-        ops, known = get(kept.backend), _numbered(data.labels)
+        precision = kept.precision or meta.get("precision", "fp32")
+        ops, known = get(kept.backend, precision), _numbered(data.labels)
         net, s = trained.net, trained.schedule
         trainer = Trainer(net, s, data.x, recipe, state.on(ops), ops, known)
         changed = {name: value for name, value in kept.counts.items() if name in settings}
-        about = {**meta, "recipe": asdict(recipe), **changed}
+        about = {**meta, "recipe": asdict(recipe), "precision": precision, **changed}
         _agree(kept, trainer, about)
         return _Run(trainer, out, about, kept).to_the_end()
 
@@ -291,9 +296,14 @@ class _Run:
         if self._due("log_every") or step in (1, self.trainer.recipe.steps):
             self.record = read_record(self.record)
             if self.log:
-                self.log.append(self.record)
+                self.log.append({**self.record, **self._precise()})
         if self.kept.progress is not None and self.kept.team.first:
             self.kept.progress(self.record)
+
+    def _precise(self):
+        """What a line of the log says of the products' precision: nothing where it is float32's."""
+        precision = self.trainer.ops.precision
+        return {} if precision == "fp32" else {"precision": precision}
 
     def _save(self):
         """A checkpoint, after the log that leads to it is on disk; without a folder checks alone.
