@@ -19,6 +19,7 @@ from .formulas import MASK, SHIFT, numpy_formulas
 # What a number is drawn for. Two purposes never share a counter, so they are independent.
 EPS, REVERSE, PRIOR, TIME, ORDER, DROPOUT, INIT, DATA = range(8)
 LANGEVIN, KNOWN, RENOISE, LABEL, PROBE, DEQUANTISE, BOUND, EXACT = range(8, 16)
+FLIP = 16
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,15 @@ class Recipe:
         low=1,
         metavar="N",
     )
+    accumulate: int = setting(
+        1,
+        "turns in which the shards of a batch are computed, for less memory; "
+        "without --shards there are as many times more",
+        low=1,
+        metavar="N",
+    )
+    # Ho20 section 4
+    flip: bool = setting(False, "show every image mirrored, left for right, half of the time")
     seed: int = setting(0, "of every random number", low=0, below=math.inf)
 
     def __post_init__(self) -> None:
@@ -205,6 +214,8 @@ class Sampling:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.clip is not None and not self.clip > 0:
+            raise InputError(f"clip must be above 0, or None, got {self.clip}")
         if self.offset and self.spacing != "leading":
             raise InputError(f"offset = {self.offset} is for spacing leading, not {self.spacing}")
         for each in fields(self):

@@ -5,7 +5,7 @@ neighbours first, then pairs of neighbours. A float sum depends on its order, so
 bits however many threads or processes share the work.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -39,6 +39,36 @@ def add(parts: Mapping[int, Array] | list[Array], tree: Iterable[tuple[int, int]
     for i, j in tree:
         target = parts[i]
         target += parts[j]
+
+
+def ready(tree: list[tuple[int, int]], count: int, done: int) -> list[tuple[int, int]]:
+    """The additions of a tree that parts 0..done - 1 of `count` allow, in the tree's order."""
+    # part j stands, once its own additions are done, for as many parts as it is away from i
+    return [(i, j) for i, j in tree if min(j + (j - i), count) <= done]
+
+
+def turns(
+    mine: range, size: int, count: int, grads: dict[int, Array], spare: list[Array]
+) -> Iterator[range]:
+    """A process's shards, `size` at a time; between turns gradients are added as the tree allows.
+
+    What was added makes room for the next ones, and the sum has the bits of one turn.
+
+    Args:
+        mine: the shards of this process.
+        size: how many it computes in a turn.
+        count: how many shards there are, all of them its own; 0: none are added here.
+        grads: the gradients by number, which the caller puts in.
+        spare: takes the arrays of those that were added.
+    """
+    tree = additions(count) if size < len(mine) else []
+    for start in range(0, len(mine), size):
+        turn = mine[start : start + size]
+        yield turn
+        added = ready(tree, count, turn[-1] + 1)
+        add(grads, added)
+        tree = [pair for pair in tree if pair not in added]
+        spare += [grads.pop(j) for _, j in added]
 
 
 class Alone:

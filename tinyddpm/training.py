@@ -177,6 +177,11 @@ def draw_labels(labels: Array, rate: float, seed: int, step: int) -> Array:
     return np.where(dropped, -1, labels)
 
 
+def draw_flips(batch: int, seed: int, step: int) -> Array:
+    """Whether each image is shown mirrored, (batch,) bools, true with probability 1/2."""
+    return noise.uniform((batch, 1), seed, noise.FLIP, step)[:, 0] < 0.5
+
+
 def dropout_masks(
     rate: float, seed: int, step: int, first_sample: int, ops: Ops = NUMPY
 ) -> Callable[..., Array] | None:
@@ -260,11 +265,12 @@ class Trainer:
         half_width = 1 / (recipe.levels - 1) if recipe.levels else None
         tables = bound_tables(s, half_width).on(ops.asarray) if recipe.vlb else None
         self.objective = Objective(recipe.target, recipe.min_snr, recipe.vlb, tables)
-        self.planned: tuple[int, list[Array]] | None = None
+        self.planned: tuple[int, dict[str, Array]] | None = None
         self.p = params.views(net.spec(), state.theta)
         self.parts = shards.cuts(recipe.batch, recipe.shards)
         self.grads: dict[int, Array] = {}  # of the parts that this process computes
         self.views: dict[int, Any] = {}
+        self.spare: list[Array] = []  # room for gradients
         self._whole = ops.repeated(self._descend)
 
     def step(self, share: Share = map, team: Alone = ALONE) -> dict[str, Any]:
@@ -285,14 +291,11 @@ class Trainer:
         r, ops, step = self.recipe, self.ops, self.state.step + 1
         lr = optim.learning_rate(step, r.steps, r.lr, r.warmup, r.decay)
         numbers = self._numbers(step, lr)  # lines 2 and 3
-        mine = team.mine(len(self.parts))
-        self._make_room(mine)
         if ops.lazy and team is ALONE:  # nothing is read, so a device may record it all
             loss, norm = self._whole(numbers)
             record = {"step": step, "loss": loss, "grad_norm": norm, "lr": lr}
         else:
-            losses = list(share(functools.partial(self._part, numbers), mine))
-            grad, loss = team.total(self.grads, losses)
+            grad, loss = team.total(self.grads, self._turns(numbers, share, team))
             scale, norm = ops.clip_scale(grad, r.clip_norm)
             record = {"step": step, "loss": loss, "grad_norm": norm, "lr": lr}
             record = record if ops.lazy else read_record(record)
@@ -302,8 +305,7 @@ class Trainer:
 
     def _descend(self, numbers):
         """A step without a look at its loss and norm, which are returned."""
-        losses = [self._part(numbers, index) for index in range(len(self.parts))]
-        grad, loss = ALONE.total(self.grads, losses)
+        grad, loss = ALONE.total(self.grads, self._turns(numbers, map, ALONE))
         scale, norm = self.ops.clip_scale(grad, self.recipe.clip_norm)
         self._update(numbers, grad, scale)
         return loss, norm
@@ -322,23 +324,35 @@ class Trainer:
         real = (*factors, optim.ema_weight(step, r.ema))
         return StepNumbers(Clock(r.seed, step, 0), (place,), real)
 
-    def _make_room(self, mine):
-        """A gradient for each part that this process computes."""
-        if self.grads.keys() != set(mine):
-            self.grads = {index: self.ops.xp.zeros_like(self.state.theta) for index in mine}
-            spec = self.net.spec()
-            self.views = {index: params.views(spec, grad) for index, grad in self.grads.items()}
+    def _turns(self, numbers, share, team):
+        """The losses of this process's shards; grads has their gradients, or some sums of them."""
+        mine, losses = team.mine(len(self.parts)), []
+        self.spare += [self.grads.pop(index) for index in set(self.grads) - set(mine)]
+        size = math.ceil(len(mine) / self.recipe.accumulate)
+        count = len(self.parts) if team.size == 1 else 0  # several processes add when all are done
+        for turn in shards.turns(mine, size, count, self.grads, self.spare):
+            self._make_room(turn)
+            losses += share(functools.partial(self._part, numbers), turn)
+        return losses
+
+    def _make_room(self, turn):
+        """A gradient for each part of a turn."""
+        for index in turn:
+            if index not in self.grads:
+                grad = self.spare.pop() if self.spare else self.ops.xp.zeros_like(self.state.theta)
+                self.grads[index], self.views[index] = grad, params.views(self.net.spec(), grad)
 
     def _part(self, numbers, index):
         """One part of a batch: its share of the loss; its gradient is left in grads[index]."""
         r, ops, part, clock = self.recipe, self.ops, self.parts[index], numbers.clock
-        plans = self.planned[1]
-        rows, times, *labels = (plan[numbers.whole[0]].reshape(-1) for plan in plans)
-        x0, t = self.x[rows[part]], times[part]
+        plans, place = self.planned[1], numbers.whole[0]
+        drawn = {name: plan[place].reshape(-1)[part] for name, plan in plans.items()}
+        x0, t, label = self.x[drawn["rows"]], drawn["times"], drawn.get("labels")
+        if r.flip:
+            x0 = ops.xp.where(drawn["flips"][:, None, None, None], x0[:, :, ::-1], x0)
         c_x0, c_eps = (at(self.s, table, t, x0).reshape(-1) for table in (self.root, self.rest))
         where = clock.seed, noise.EPS, clock.step, part.start
         xt, eps = ops.noised_drawn(x0, c_x0, c_eps, *where)  # line 4
-        label = labels[0][part] if labels else None
         drop = dropout_masks(r.dropout, clock.seed, clock.step, part.start, ops)
         batch = Batch(x0, t, eps, xt, label, drop, len(x0) / r.batch)
         g = self.views[index]
@@ -355,15 +369,19 @@ class Trainer:
         r, first = self.recipe, (step - 1) // PLAN * PLAN
         if self.planned is None or self.planned[0] != first:
             steps = range(first + 1, first + PLAN + 1)
-            rows = [batch_indices(len(self.x), r.batch, r.seed, k - 1) for k in steps]
-            plans = [rows, [draw_times(self.s, r.seed, k, r.batch, r.times) for k in steps]]
+            plans = {
+                "rows": [batch_indices(len(self.x), r.batch, r.seed, k - 1) for k in steps],
+                "times": [draw_times(self.s, r.seed, k, r.batch, r.times) for k in steps],
+            }
+            if r.flip:
+                plans["flips"] = [draw_flips(r.batch, r.seed, k) for k in steps]
             if self.labels is not None:
-                labels = [self.labels[chosen] for chosen in rows]
+                labels = [self.labels[chosen] for chosen in plans["rows"]]
                 rate = r.label_dropout
-                plans.append([draw_labels(x, rate, r.seed, k) for x, k in zip(labels, steps)])
-            fresh = [self.ops.asarray(np.stack(plan)) for plan in plans]
-            for old, new in zip(self.planned[1] if self.planned else (), fresh):
-                old[...] = new
+                plans["labels"] = [draw_labels(x, rate, r.seed, k) for x, k in zip(labels, steps)]
+            fresh = {name: self.ops.asarray(np.stack(plan)) for name, plan in plans.items()}
+            for name, old in (self.planned[1] if self.planned else {}).items():
+                old[...] = fresh[name]
             self.planned = first, self.planned[1] if self.planned else fresh
         return step - 1 - first
 

@@ -13,8 +13,8 @@ pytest.importorskip("safetensors")
 def refused(capsys, *argv):
     """The one line on standard error of a command that exits with 2."""
     assert main(list(map(str, argv))) == 2
-    out, err = capsys.readouterr()
-    assert not out and err.count("\n") == 1 and err.startswith("tinyddpm: ")
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and err.startswith("tinyddpm: ")
     return err
 
 
@@ -72,3 +72,19 @@ def test_a_run_of_ours_is_exported_as_the_network_of_t_less_one(tmp_path):
     td.to_diffusers(td.Model(model.net, model.theta, bent, (8, 8, 1), "v"), tmp_path / "bent")
     back = td.from_diffusers(tmp_path / "bent")
     assert np.array_equal(back.schedule.beta, bent.beta) and back.target == "v"
+
+
+def test_a_way_to_sample_that_is_none_is_refused(tmp_path):
+    """As in a checkpoint that another program wrote."""
+    model = td.from_diffusers(write_folder(tmp_path / "a", "learned"))
+    for odd in ("ddim", {"samplr": 1}, {"clip": "x"}, {"clip": -1}, {"offset": "x"}, 3):
+        broken = td.Model(
+            model.net, model.theta, model.schedule, model.shape, meta={"sampling": odd}
+        )
+        with pytest.raises(td.InputError):
+            td.sample(broken, 1, steps=2)
+    # what is given goes before the model's own
+    own = {"sampler": "ddim", "spacing": "leading", "offset": 1, "clip": None}
+    model = td.Model(model.net, model.theta, model.schedule, model.shape, meta={"sampling": own})
+    first, second = td.sample(model, 1, steps=3), td.sample(model, 1, steps=3, spacing="trailing")
+    assert np.isfinite(first).all() and not np.array_equal(first, second)

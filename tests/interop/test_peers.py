@@ -109,13 +109,12 @@ def test_a_training_steps_gradients(pair):
     batch = Batch(inputs.x0, inputs.t, inputs.eps, label=inputs.labels)
     loss = loss_and_grad(model.ops, model.net, p, g, model.schedule, batch, Objective(model.target))
     assert abs(float(loss) - want_loss) < 1e-4 * want_loss
-    largest = max(np.abs(value).max() for value in want.values())
+    floor = 1e-2 * max(np.abs(value).max() for value in want.values())
     ours = td.interop.weights.write_weights(model.net, grad)
     assert set(ours) == set(want)
     for key, value in want.items():
-        assert np.abs(ours[key] - value).max() < 1e-4 * max(np.abs(value).max(), 1e-3 * largest), (
-            key
-        )
+        # a bias that a norm takes off again has no gradient, but the rounding of others
+        assert np.abs(ours[key] - value).max() < 1e-4 * max(np.abs(value).max(), floor), key
 
 
 def test_an_exported_folder_loads_there_and_says_the_same(pair, tmp_path):
@@ -127,7 +126,8 @@ def test_an_exported_folder_loads_there_and_says_the_same(pair, tmp_path):
     x = first(inputs.x0).float()
     with torch.no_grad():
         outputs = [published_peer.call(n, x, inputs.t, inputs.labels) for n in (net, back.unet)]
-    assert torch.equal(*outputs)
+    assert all(torch.equal(p, back.unet.get_parameter(k)) for k, p in net.named_parameters())
+    assert error(last(outputs[1]), last(outputs[0])) < 1e-6  # its kernels go by alignment
     hidden = {"_use_default_values", "_class_name", "_diffusers_version"}
     kept = [
         {k: v for k, v in s.config.items() if k not in hidden} for s in (scheduler, back.scheduler)

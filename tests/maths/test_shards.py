@@ -69,9 +69,9 @@ def test_the_shards_of_a_batch_add_up_to_its_gradient(parts):
 def test_a_shard_computed_elsewhere_is_not_computed_here():
     """A team takes the middle two of four shards here and has the others from somewhere else."""
     alone, split = trainer(8, 4), trainer(8, 4)
-    drawn = alone._plan(1)
+    numbers = alone._numbers(1, 0.0)
     alone._make_room(range(4))
-    losses = [alone._part(1, drawn, i) for i in range(4)]
+    losses = [alone._part(numbers, i) for i in range(4)]
     elsewhere = {i: alone.grads[i].copy() for i in (0, 3)}
 
     class Half(shards.Alone):

@@ -20,7 +20,7 @@ from ..settings import Recipe, Sampling
 Command = Callable[[argparse.Namespace], int]
 
 # The fields that are options, by their groups in --help.
-DATA = ("label_dropout",)
+DATA = ("flip", "label_dropout")
 TRAINING = (
     "steps",
     "batch",
@@ -31,6 +31,7 @@ TRAINING = (
     "clip_norm",
     "ema",
     "dropout",
+    "accumulate",
     "seed",
 )
 DIFFUSION = ("target", "times", "vlb", "min_snr")
@@ -296,7 +297,9 @@ def _add(group, owner, name, **changes):
     """Add the option of a dataclass's field, with its default, type, choices and help."""
     field = _field(owner, name)
     kind, words = _kind(field), {"default": field.default, "help": field.metadata["help"]}
-    if field.metadata["choices"]:
+    if kind is bool:
+        words["action"] = "store_true"
+    elif field.metadata["choices"]:
         words["choices"] = [choice for choice in field.metadata["choices"] if choice is not None]
     else:
         words |= {"type": kind, "metavar": field.metadata["metavar"]}

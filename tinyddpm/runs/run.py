@@ -147,7 +147,11 @@ def _hold_new(out, stack):
 def _fresh_trainer(data, given, net, s, ops):
     """The trainer of a new run. Raises InputError for a network that does not fit the data."""
     levels = data.levels or (Recipe.levels if data.x.ndim == 4 else 0)
-    recipe = Recipe(**{"shards": ops.shards, "levels": levels, **given})
+    turns = given.get("accumulate", 1)
+    many = ops.shards * turns if isinstance(turns, int) else ops.shards
+    recipe = Recipe(**{"shards": many, "levels": levels, **given})
+    if recipe.flip and data.x.ndim != 4:
+        raise InputError(f"flip mirrors images, and the data holds samples {data.x.shape[1:]}")
     shape, learns_variance = data.x.shape[1:], recipe.vlb > 0
     classes = 0 if data.labels is None else len(np.unique(data.labels))
     net = net or default_net(shape, classes, learns_variance)

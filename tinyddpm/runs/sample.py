@@ -15,7 +15,7 @@ from ..noise import Noise
 from ..process import Array
 from ..settings import Sampling, of_type, split
 from ..solvers import sample_with, steps_taken
-from . import memory, threads
+from . import checkpoint, memory, threads
 from .load import load
 
 CHUNK = 128  # samples that go through a sampler together
@@ -176,7 +176,9 @@ def how_to_sample(model: Model, given: dict[str, Any]) -> Sampling:
     Raises InputError for a setting that no sampler has, or a value out of its bounds.
     """
     (asked,) = split(given, Sampling, own=OWN)
-    own = dict(model.meta.get("sampling", {}))
+    with checkpoint.content_errors_as_input("this model"):
+        own = dict(model.meta.get("sampling", {}))
+        Sampling(**own)
     if asked.get("spacing"):
         own.pop("offset", None)
     sampler = asked.get("sampler", own.get("sampler", Sampling.sampler))
