@@ -299,7 +299,7 @@ class Trainer:
             scale, norm = ops.clip_scale(grad, r.clip_norm)
             record = {"step": step, "loss": loss, "grad_norm": norm, "lr": lr}
             record = record if ops.lazy else read_record(record)
-            self._update(numbers, grad, scale)
+            self._update(numbers, grad, scale, share)
         self.state.step = step
         return record
 
@@ -310,11 +310,16 @@ class Trainer:
         self._update(numbers, grad, scale)
         return loss, norm
 
-    def _update(self, numbers, grad, scale):
-        """The optimiser's step."""
-        state, real = self.state, numbers.real
-        vectors = optim.Vectors(state.theta, state.m, state.v, state.ema)
-        self.ops.adamw_ema(vectors, grad, scale, real[:6], real[6])
+    def _update(self, numbers, grad, scale, share=map):
+        """The optimiser's step, which parts of the vectors may take side by side."""
+        ops, vectors, real = self.ops, optim.Vectors(**self.state.arrays()), numbers.real
+
+        def update(part):
+            some = optim.Vectors(*(vector[part] for vector in vectors))
+            ops.adamw_ema(some, grad[part], scale, real[:6], real[6])
+
+        length = -(-len(grad) // ops.shards)
+        list(share(update, [slice(k, k + length) for k in range(0, len(grad), length)]))
 
     def _numbers(self, step, lr):
         """What differs in this step: where it draws, its place in the plan, the optimiser's."""
