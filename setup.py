@@ -44,7 +44,7 @@ setup(
         "tinyddpm.tour": ["page.html"],
     },
     cmdclass={"build_py": BuildWithoutStandIn},
-    install_requires=["numpy>=2.0", "pillow>=10.4", "matplotlib>=3.8"],
+    install_requires=["numpy>=2.0", "pillow>=10.4", "matplotlib>=3.9", "tqdm>=4.66"],
     extras_require={
         "numba": ["numba>=0.68"],
         "interop": ["safetensors>=0.5"],
@@ -57,7 +57,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.5",
             "hypothesis>=6.100",
-            "scipy>=1.11",
+            "scipy>=1.13",
             "ruff~=0.17.6",
             "mypy>=1.11",
             "numba>=0.68",

@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import pty
 import signal
 import subprocess
 import sys
@@ -272,25 +271,6 @@ def test_help_groups_the_options_and_shows_defaults(capsys):
         f"\n{group}:" in out for group in ("run", "data", "training", "diffusion", "network")
     )
     assert f"how many steps (default: {Recipe().steps})" in " ".join(out.split())
-
-
-def test_progress_is_shown_on_a_terminal_only(here):
-    argv = ["train", "--steps", 8, *SMALL]
-    process = start(*argv, "--out", "plain")
-    assert process.communicate(timeout=120)[1] == ""
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tinyddpm", *map(str, argv), "--out", "live"],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=theirs,
-    )
-    assert process.wait(timeout=120) == 0
-    os.close(theirs)
-    shown = os.read(ours, 10000).decode()
-    os.close(ours)
-    assert all(word in shown for word in ("step 8/8", "loss", "steps/s", "left"))
 
 
 @pytest.mark.filterwarnings("default")

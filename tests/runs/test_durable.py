@@ -241,7 +241,7 @@ def test_an_interrupted_command_ends_with_one_line(tmp_path, monkeypatch, number
         assert (
             commands.main(["train", "moons", "--steps", "1", "--hidden", "8", "--out", "held"]) == 0
         )
-        argv = ["eval", "held"]
+        argv = ["eval", "held", "--quiet"]
     with python(ENDLESS, how, *argv) as process:
         assert "at work\n" in iter(process.stdout.readline, "")
         process.send_signal(number)

@@ -5,7 +5,6 @@ wrong use or bad input, one line on standard error; 130 and 143 interrupted.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import pathlib
@@ -15,23 +14,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .. import backend, likelihood, metrics
+from .. import backend, likelihood
 from ..datasets import sets
 from ..errors import InputError, TinyDDPMError
 from ..runs import checkpoint, log, run
 from ..runs.files import check_writable, save_array, write_atomic
 from ..runs.load import load
+from ..runs.progress import Bar
 from ..runs.sample import sample as draw_samples
 from ..runs.source import Source, check_digest, labels_of
 from ..settings import Recipe
-from . import data, given, opening, options, published
-from .terminal import Progress, Say, Stopped, complain
+from ..solvers import steps_taken
+from . import data, given, judging, opening, options, published
+from .terminal import Say, Stopped, complain
 
 # Plots are imported where they are drawn, for no other command needs Pillow or matplotlib.
 
 FRAMES = 48  # of the reverse process in the GIF
-# of the T terms of the variational bound, drawn anew for each group of samples
-BOUND_TIMES = 32
 # how the samples of `eval` were drawn, in the order of eval.json
 RECORDED = ("seed", "sampler", "steps", "eta", "spacing", "offset", "variance", "guidance", "clip")
 
@@ -85,7 +84,7 @@ def train(args: argparse.Namespace) -> int:
     if number:
         again = f"go on with: tinyddpm train --resume {out}"
         return _fail(f"stopped at step {step} and saved; {again}", 128 + number)
-    _draw_run(out, trained, fit)
+    _draw_run(out, trained, fit, not args.quiet)
     files = "samples.png, reverse.gif, loss.png, log.jsonl, checkpoint.npz"
     args.say(f"{out}: {step} steps; {files}")
     args.say(f"judge it by the data it never saw: tinyddpm eval {out}")
@@ -104,7 +103,7 @@ def _new_run(args):
     ops = backend.get(args.backend, args.precision or "fp32")
     computed = opening.model_line(net, ops, args.shards)
     args.say(f"{opening.data_line(fit, held)}; {computed}")
-    with args.stopped.waiting(), contextlib.closing(Progress(steps)) as progress:
+    with args.stopped.waiting():
         trained = run.train(
             fit.x,
             steps,
@@ -116,7 +115,7 @@ def _new_run(args):
             save_every=args.save_every,
             log_every=args.log_every,
             keep=args.keep,
-            progress=progress,
+            progress=not args.quiet,
             stop=args.stopped,
             meta={"data": about},
             backend=args.backend,
@@ -142,16 +141,15 @@ def _resumed_run(args):
     args.say(f"{opening.data_line(fit, held)}; {computed}")
     with checkpoint.content_errors_as_input(out):
         meta = trained.meta
-        steps, expect = args.steps or meta["recipe"]["steps"], given.expected(args, meta)
-        progress = Progress(steps)
-    with args.stopped.waiting(), contextlib.closing(progress):
+        expect = given.expected(args, meta)
+    with args.stopped.waiting():
         trained = run.resume(
             out,
             fit.x,
             args.steps,
             labels=labels_of(fit, trained.classes),
             expect=expect,
-            progress=progress,
+            progress=not args.quiet,
             stop=args.stopped,
             backend=args.backend,
             precision=args.precision,
@@ -180,6 +178,7 @@ def sample(args: argparse.Namespace) -> int:
         label=data.asked(args.label, trained.classes),
         guidance=args.guidance,
         trajectory=FRAMES,
+        progress=not args.quiet,
         **options.how(args),
     )
     images.save_png(out, images.picture(x))
@@ -211,54 +210,31 @@ def evaluate(args: argparse.Namespace) -> int:
     asked, label = (None if each is None else np.resize(each, n) for each in (known, named))
     settings, variance = given.judged(args, trained)
     how = {**dataclasses.asdict(settings), "seed": args.seed, "guidance": args.guidance}
-    x = draw_samples(trained, n, label=label, **how)
-    scores = metrics.evaluate(*(sets.to_unit(part) for part in (x, fit.x, held.x)))
-    scores |= _bound(args, trained, held, variance, settings.clip)
-    if trained.classes:
-        scores |= _label_agreement(x, asked, fit, held)
+    if not args.quiet:
+        steps = steps_taken(settings.sampler, trained.schedule, settings.steps)
+        args.say(judging.forecast(trained, n, steps * (2 if args.guidance else 1), len(held.x)))
+    x = draw_samples(trained, n, label=label, progress=not args.quiet, **how)
+    scores = judging.scores(x, fit, held, asked)
+    chain = _chain(args, trained, variance, settings.clip)
+    scores |= judging.bound(trained, held.x, args.seed, chain, args.quiet)
+    reference = judging.reference(n, fit, held)
     record = {"step": trained.meta["step"], "n": len(x)}
-    record |= {name: how[name] for name in RECORDED} | {"bound_variance": variance, **scores}
+    record |= {name: how[name] for name in RECORDED} | {"bound_variance": variance}
+    record |= judging.finite(scores) | {"fit data": judging.finite(reference)}
     text = json.dumps(record, indent=1) + "\n"
     try:
         write_atomic(_folder(args.run) / "eval.json", text.encode())
     finally:  # what took minutes is shown, be it that it cannot be kept
-        for name, value in scores.items():
-            args.say(f"{name:20} {value:.4f}")
+        for line in judging.table(scores, reference, args.say.can):
+            args.say(line)
     return 0
 
 
-def _label_agreement(x, asked, fit, held):
-    """Whether the nearest held-out image is of the class: of samples, and of the fitted images."""
-    real = sets.to_unit(held.x)
-    sides = {"label_agreement": (x, asked), "label_agreement_fit": (fit.x, fit.labels)}
-    return {
-        name: metrics.label_agreement(sets.to_unit(images), labels, real, held.labels)
-        for name, (images, labels) in sides.items()
-    }
-
-
-def _bound(args, trained, held, variance, clip):
-    """The variational bound on the held-out data, in bits per dimension, and its parts, by name."""
-    ops = trained.ops
+def _chain(args, trained, variance, clip):
+    """The reverse chain whose bound `eval` takes."""
     with checkpoint.content_errors_as_input(args.run):
         levels = Recipe(**trained.meta["recipe"]).levels
-    found = likelihood.bits_per_dim(
-        trained,
-        trained.schedule,
-        ops.asarray(held.x),
-        seed=args.seed,
-        chain=likelihood.Chain(
-            variance=variance, clip=clip, half_width=1 / (levels - 1) if levels else None
-        ),
-        times=min(BOUND_TIMES, trained.schedule.T),
-    )
-    return {
-        "bits_per_dim": found.total,
-        "bits_error": found.error,
-        "bits_L_T": found.prior,
-        "bits_L_between": float(found.terms[1:].sum()),
-        "bits_L_0": float(found.terms[0]),
-    }
+    return likelihood.Chain(variance, clip, 1 / (levels - 1) if levels else None)
 
 
 def backends(args: argparse.Namespace) -> int:
@@ -273,14 +249,14 @@ def tour(args: argparse.Namespace) -> int:
     from ..tour import chapters, spirals
 
     setting = spirals.Setting()
-    line = Progress(setting.steps)
+    with Bar(setting.steps, "train", show=not args.quiet) as bar:
 
-    def progress(record):
-        line(record)
-        if record["step"] == setting.steps:
-            line.close()
+        def progress(record):
+            bar.record(record)
+            if record["step"] == setting.steps:  # the chapters' text goes on below
+                bar.close()
 
-    chapters.tour(args.out, args.seed, args.backend, args.say.raw, setting, progress)
+        chapters.tour(args.out, args.seed, args.backend, args.say.raw, setting, progress)
     args.say(f"{args.out}: nine figures and index.html, a page to open in a browser")
     return 0
 
@@ -300,13 +276,15 @@ def _folder(run_path):
     return path if path.is_dir() else path.parent
 
 
-def _draw_run(out, trained, fit):
+def _draw_run(out, trained, fit, show):
     """The pictures of a finished run: samples, how they came about, and the loss."""
     from ..plots import figures, images
 
     pixels = len(trained.shape) == 3
     seed = trained.meta["recipe"]["seed"]
-    x, frames = draw_samples(trained, 64 if pixels else 1024, seed, trajectory=FRAMES)
+    x, frames = draw_samples(
+        trained, 64 if pixels else 1024, seed, trajectory=FRAMES, progress=show
+    )
     reference = None if pixels else fit.x
     images.save_png(out / "samples.png", images.picture(x, reference))
     images.save_gif(out / "reverse.gif", images.small(frames, reference))

@@ -104,6 +104,7 @@ def _train_options(sub):
         "CIFAR .bin file, or of a folder of pictures or of one such folder for each class "
         "(default: digits)",
     )
+    _quiet_option(sub)
     _run_options(sub.add_argument_group("run"))
     _data_options(sub.add_argument_group("data"))
     group = sub.add_argument_group("training")
@@ -185,6 +186,7 @@ def _data_options(group):
 
 def _sample_options(sub):
     sub.add_argument("run", metavar="RUN", help="a run folder or checkpoint file")
+    _quiet_option(sub)
     _sampling_options(sub, n=64, help="samples")
     sub.add_argument(
         "--class",
@@ -205,6 +207,7 @@ def _sample_options(sub):
 
 def _eval_options(sub):
     sub.add_argument("run", metavar="RUN", help="a run folder or checkpoint file")
+    _quiet_option(sub)
     sub.add_argument(
         "--data", metavar="DATA", help="where the run's data is now (default: where it was)"
     )
@@ -237,6 +240,7 @@ def _export_options(sub):
 
 
 def _tour_options(sub):
+    _quiet_option(sub)
     sub.add_argument(
         "--out", metavar="DIR", default="tour", help="the folder for the figures and index.html"
     )
@@ -265,6 +269,10 @@ def _backend_option(group, precision=True):
             help="of cuda's matrix products: tf32 keeps 10 bits of their factors (default: fp32, "
             "or what the run that is resumed has)",
         )
+
+
+def _quiet_option(sub):
+    sub.add_argument("--quiet", action="store_true", help="show no progress, results alone")
 
 
 def _sampling_options(sub, n, help):

@@ -5,10 +5,8 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
 
 GRACE = 1.0  # seconds for what has to be tidied up after an interruption
 
@@ -50,6 +48,14 @@ class Say:
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         shown = text.encode(encoding, "backslashreplace").decode(encoding)
         self._try(lambda: print(shown, flush=True))
+
+    def can(self, text: str) -> bool:
+        """Whether the terminal's encoding has the characters of a text."""
+        try:
+            text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+        except UnicodeEncodeError:
+            return False
+        return True
 
     def close(self) -> int:
         """Print what is left; returns 1, with a complaint, where something could not be printed.
@@ -122,30 +128,3 @@ class Stopped:
         self.timer.cancel()
         for number, handler in self.before.items():
             signal.signal(number, handler)
-
-
-class Progress:
-    """One line on standard error, only on a terminal: step, loss, steps a second, time left."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps, self.shown, self.start = steps, 0.0, time.monotonic()
-        self.first: int | None = None
-        self.live = sys.stderr.isatty()
-
-    def __call__(self, record: dict[str, Any]) -> None:
-        now = time.monotonic()
-        if self.first is None:  # the first step warms up caches: time from its end
-            self.first, self.start = record["step"], now
-        if not self.live or now - self.shown < 0.2 and record["step"] < self.steps:
-            return
-        self.shown = now
-        rate = (record["step"] - self.first) / max(now - self.start, 1e-9)
-        left = f"{(self.steps - record['step']) / rate:.0f} s left" if rate else ""
-        step, loss = record["step"], float(record["loss"])
-        line = f"step {step}/{self.steps}  loss {loss:.4f}  {rate:.1f} steps/s  {left}   "
-        print(f"\r{line}", end="", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """End the line."""
-        if self.live:
-            print(file=sys.stderr)

@@ -32,9 +32,9 @@ from ..training import Trainer, TrainState, read_record
 from . import checkpoint, files, lock, threads
 from .load import check_net, from_checkpoint, net_to_meta
 from .log import RunLog
+from .progress import Progress, watching
 from .source import Pair, as_trained, check_digest
 
-Progress = Callable[[dict[str, Any]], object]  # called with each step's record
 Stop = Callable[[], bool]  # called after each step: True ends the run early
 
 
@@ -80,7 +80,8 @@ class RunSettings:
     precision: str | None = setting(None, "of the backend's products")
     # of the images, as of `sets.from_array`: (0, 255) for bytes, (-1, 1) for floats
     value_range: Pair | None = setting(None, "what the images' numbers span")
-    progress: Progress | None = setting(None, "called with each step's record")
+    # True shows a line of progress, None only in a notebook
+    progress: Progress | bool | None = setting(None, "whether to show it, or what is to be told")
     stop: Stop | None = setting(None, "called after each step; True ends the run early")
     team: Alone = setting(ALONE, "the processes that share the work")
     # what the checkpoint keeps beside the run's own settings: JSON's kinds of values
@@ -268,9 +269,14 @@ class _Run:
         threads.keep_pages()
         try:
             self.log = None if self.out is None else RunLog(self.out, state.step)
-            with threads.workers(len(team.mine(len(trainer.parts))), team.neighbours) as share:
-                while state.step < trainer.recipe.steps:
-                    self._step(share)
+            steps, count = trainer.recipe.steps, len(team.mine(len(trainer.parts)))
+            shown = self.kept.progress if team.first else False
+            with (
+                threads.workers(count, team.neighbours) as share,
+                watching(shown, steps, state.step) as tell,
+            ):
+                while state.step < steps:
+                    tell(self._step(share))
                     if team.most(stop is not None and stop()):
                         break
                     if self._due("save_every") and state.step < trainer.recipe.steps:
@@ -293,7 +299,7 @@ class _Run:
         return self.trainer.state.step % self.about[setting] == 0
 
     def _step(self, share):
-        """One step, its line in the log where one is due, and the caller's progress."""
+        """One step, and its line in the log where one is due; returns the step's record."""
         with np.errstate(over="ignore", invalid="ignore"):  # `_save` looks for it
             self.record = self.trainer.step(share, self.kept.team)
         step = self.trainer.state.step
@@ -301,8 +307,7 @@ class _Run:
             self.record = read_record(self.record)
             if self.log:
                 self.log.append({**self.record, **self._precise()})
-        if self.kept.progress is not None and self.kept.team.first:
-            self.kept.progress(self.record)
+        return self.record
 
     def _precise(self):
         """What a line of the log says of the products' precision: nothing where it is float32's."""

@@ -17,9 +17,17 @@ from ..settings import Sampling, of_type, split
 from ..solvers import sample_with, steps_taken
 from . import checkpoint, memory, threads
 from .load import load
+from .progress import Bar
 
 CHUNK = 128  # samples that go through a sampler together
-OWN = ("n", "seed", "label", "guidance", "trajectory")  # the parameters of `sample` itself
+OWN = (
+    "n",
+    "seed",
+    "label",
+    "guidance",
+    "trajectory",
+    "progress",
+)  # the parameters of `sample` itself
 
 Trained = Model | str | Path  # a model, or the run that has it
 
@@ -79,6 +87,7 @@ def sample(
         InputError: for settings that make no sense, or samples beyond the free memory.
         TinyDDPMError: the samples are not finite; it names the step.
     """
+    show = how.pop("progress", None)
     split(how, Sampling, own=OWN)  # a wrong name is told before a model is loaded
     n, trajectory = _checked(n, seed, trajectory, label, guidance)
     trained = _model(model)
@@ -93,11 +102,11 @@ def sample(
         denoise, part = trained, slice(first, min(first + together, n))
         if label is not None:
             denoise = trained.conditioned(labels[part], guidance)
-        into = images[part], dict(zip(kept, frames[:, part]))
-        _chunk(denoise, Noise(seed, first), settings, *into)
+        _chunk(denoise, Noise(seed, first), settings, (images[part], frames[:, part], kept), bar)
 
     threads.keep_pages()
-    with threads.workers(ops.shards) as share:
+    total = _steps(settings, trained) * math.ceil(n / together)
+    with threads.workers(ops.shards) as share, Bar(total, "sample", show=show) as bar:
         share(one_chunk, range(0, n, together))
     return (images, frames) if trajectory else images
 
@@ -109,9 +118,10 @@ def _room(shape, frames):
     return np.empty(shape, np.float32), np.empty((frames, *shape), np.float32)
 
 
-def _chunk(model, noise, settings, images, frames):
-    """Fill images with the samples of one chunk, and frames[k] with x_t after k steps."""
-    ops, done = model.ops, 0
+def _chunk(model, noise, settings, into, bar):
+    """Fill into's images with the samples of one chunk, its frames[k] with x_t after k steps."""
+    images, parts, kept = into
+    frames, ops, done = dict(zip(kept, parts)), model.ops, 0
     xT = ops.normal(images.shape, noise.seed, counter_noise.PRIOR, 0, noise.first_sample)
     if 0 in frames:
         frames[0][:] = ops.to_host(xT)
@@ -119,6 +129,7 @@ def _chunk(model, noise, settings, images, frames):
     def watch(t_prev, xt, x0_hat):
         nonlocal done
         done += 1
+        bar()
         if done in frames:
             frames[done][:] = ops.to_host(xt)
 

@@ -1,0 +1,138 @@
+"""What `tinyddpm eval` computes and prints: its time beforehand, the scores, the reference."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import likelihood, metrics
+from ..datasets import sets
+from ..errors import TinyDDPMError
+from ..model import Model
+from ..process import Array
+from ..runs import threads
+from ..runs.progress import Bar
+
+# of the T terms of the variational bound, drawn anew for each group of samples
+BOUND_TIMES = 32
+PROBE = 16  # samples that the forecast times an evaluation of
+LONG = 300.0  # seconds from which on fewer samples are advised
+FEWER = 1000
+# Where the scores are better; those that are not named are parts of others.
+BETTER = {
+    "frechet": "down",
+    "precision": "up",
+    "recall": "up",
+    "density": "up",
+    "coverage": "up",
+    "one_nn": "0.5",
+    "copy_ratio": "1",
+    "label_agreement": "up",
+    "bits_per_dim": "down",
+}
+ARROWS = {"down": "\u2193", "up": "\u2191"}
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss, or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def evaluation_time(model: Model) -> float:
+    """Seconds that one evaluation of the network takes for one sample, on all of its threads."""
+    xt = model.ops.normal((PROBE, *model.shape), 0, 0, 0, 0)
+    for _ in range(2):  # the first one warms up
+        start = time.perf_counter()
+        model.ops.to_host(model(xt, model.schedule.T))
+        taken = time.perf_counter() - start
+    return taken / PROBE / min(model.ops.shards, threads.cores())
+
+
+def forecast(model: Model, n: int, steps: int, held: int) -> str:
+    """One line: what `eval` computes and about how long it will take."""
+    terms, each = min(BOUND_TIMES, model.schedule.T), evaluation_time(model)
+
+    def seconds(n):
+        return each * (n * steps + held * terms)
+
+    line = f"{n} samples in {steps} steps, the bound of {held} held out in {terms}: "
+    line += f"about {clock(seconds(n))}"
+    if seconds(n) > LONG and n > FEWER:
+        line += f"; with --n {FEWER} about {clock(seconds(FEWER))}"
+    return line
+
+
+def scores(x: Array, fit: sets.Data, held: sets.Data, asked: Array | None) -> dict[str, float]:
+    """The measures of `metrics` for samples; label agreement too where labels were asked for."""
+    found = metrics.evaluate(*(sets.to_unit(part) for part in (x, fit.x, held.x)))
+    if asked is not None and fit.labels is not None and held.labels is not None:
+        sides = {"label_agreement": (x, asked), "label_agreement_fit": (fit.x, fit.labels)}
+        real = sets.to_unit(held.x)
+        for name, (images, labels) in sides.items():
+            found[name] = metrics.label_agreement(sets.to_unit(images), labels, real, held.labels)
+    return found
+
+
+def reference(n: int, fit: sets.Data, held: sets.Data) -> dict[str, float]:
+    """What n of the fitted images score, which no sampler that does not copy can hope to beat."""
+    chosen = sets.to_unit(fit.x[:n])
+    found = metrics.evaluate(chosen, chosen, sets.to_unit(held.x))
+    del found["copy_ratio"]  # 0: they are the fitted images
+    return found
+
+
+def bound(
+    model: Model, held: Array, seed: int, chain: likelihood.Chain, quiet: bool
+) -> dict[str, float]:
+    """The variational bound on the held-out data, in bits per dimension, and its parts, by name.
+
+    Raises TinyDDPMError where it is not finite.
+    """
+    times = min(BOUND_TIMES, model.schedule.T)
+    with Bar(1, "bound", "evaluation", show=not quiet) as bar:
+        found = likelihood.bits_per_dim(
+            model,
+            model.schedule,
+            model.ops.asarray(held),
+            seed=seed,
+            chain=chain,
+            times=times,
+            progress=bar.to,
+        )
+    if not math.isfinite(found.total):
+        raise TinyDDPMError(f"the variational bound is not finite: {found.total}")
+    return {
+        "bits_per_dim": found.total,
+        "bits_error": found.error,
+        "bits_L_T": found.prior,
+        "bits_L_between": float(found.terms[1:].sum()),
+        "bits_L_0": float(found.terms[0]),
+    }
+
+
+def table(
+    scores: Mapping[str, float], reference: Mapping[str, float], can: Callable[[str], bool]
+) -> list[str]:
+    """The lines of the table: name, where it is better, the samples' score, the fitted data's.
+
+    can: whether a text can be printed; words stand for the arrows where it cannot.
+    """
+    arrows: dict[str, Any] = {} if not can("".join(ARROWS.values())) else ARROWS
+    side = {"label_agreement": scores.get("label_agreement_fit"), **reference}
+    lines = [f"{'':16} {'better':>6} {'samples':>10} {'fit data':>10}"]
+    for name, value in scores.items():
+        if name == "label_agreement_fit":  # it stands beside the samples'
+            continue
+        better = BETTER.get(name, "")
+        other = "" if side.get(name) is None else f"{side[name]:10.4f}"
+        lines.append(f"{name:16} {arrows.get(better, better):>6} {value:10.4f} {other}".rstrip())
+    return lines
+
+
+def finite(scores: Mapping[str, float]) -> dict[str, float | None]:
+    """The scores as JSON has them, which knows no infinity: None stands for it."""
+    return {name: value if np.isfinite(value) else None for name, value in scores.items()}
