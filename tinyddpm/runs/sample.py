@@ -77,8 +77,8 @@ def sample(
         label: the class to ask for, or several that the samples take in turn.
         guidance: the weight w of Ho22 eq. 6.
         trajectory: how many frames of x_t, from noise to data, to return as well; 0 for none.
-        how: the fields of `settings.Sampling`: sampler, steps, spacing, eta, variance, clip. What
-            is not given is a published model's own, or the field's default.
+        how: the fields of `settings.Sampling`: sampler, steps, spacing, eta, variance, clip; not
+            given, a published model's own or the field's default. And progress=True: show it.
 
     Returns:
         float32 (n, *shape), near [-1, 1]; with a trajectory also its frames, (k, n, *shape).
@@ -92,11 +92,12 @@ def sample(
     n, trajectory = _checked(n, seed, trajectory, label, guidance)
     trained = _model(model)
     settings, ops = how_to_sample(trained, how), trained.ops
-    steps = np.linspace(0, _steps(settings, trained), trajectory)
-    kept = np.unique(np.rint(steps).astype(int)).tolist()
+    steps = _steps(settings, trained)
+    kept = np.unique(np.rint(np.linspace(0, steps, trajectory)).astype(int)).tolist()
     images, frames = _room((n, *trained.shape), len(kept))
     labels = np.resize(0 if label is None else label, n)
     together = min(CHUNK, math.ceil(n / ops.shards))
+    starts = range(0, n, together)
 
     def one_chunk(first):
         denoise, part = trained, slice(first, min(first + together, n))
@@ -105,9 +106,8 @@ def sample(
         _chunk(denoise, Noise(seed, first), settings, (images[part], frames[:, part], kept), bar)
 
     threads.keep_pages()
-    total = _steps(settings, trained) * math.ceil(n / together)
-    with threads.workers(ops.shards) as share, Bar(total, "sample", show=show) as bar:
-        share(one_chunk, range(0, n, together))
+    with threads.workers(ops.shards) as share, Bar(steps * len(starts), "sample", show=show) as bar:
+        share(one_chunk, starts)
     return (images, frames) if trajectory else images
 
 
