@@ -96,8 +96,7 @@ def sample(
     kept = np.unique(np.rint(np.linspace(0, steps, trajectory)).astype(int)).tolist()
     images, frames = _room((n, *trained.shape), len(kept))
     labels = np.resize(0 if label is None else label, n)
-    together = min(CHUNK, math.ceil(n / ops.shards))
-    starts = range(0, n, together)
+    starts = range(0, n, together := min(CHUNK, math.ceil(n / ops.shards)))
 
     def one_chunk(first):
         denoise, part = trained, slice(first, min(first + together, n))
