@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from .jit import kernel
-from .tiles import DIRECT, LANES, correlate_tile, narrow_tile, outer_tile
+from .tiles import DIRECT, LANES, correlate_tile, narrow_outer_tile, narrow_tile, outer_tile
 from .tiles import DIRECT_WIDE as WIDE
 
 CACHE = 1 << 15  # floats of input that stay in a core's second cache: 128 KB
@@ -21,6 +21,7 @@ NARROW = 4  # up to so many output channels, lanes are laid along the input inst
 VECTORS, PIXELS = DIRECT
 NARROW_PIXELS = math.gcd(PIXELS, 6)  # of the tables, whose length is a multiple of PIXELS
 _narrow_tile = narrow_tile(NARROW_PIXELS)
+_narrow_outer_six, _narrow_outer_one = narrow_outer_tile(6), narrow_outer_tile(1)
 _wide_tile, _slim_tile = correlate_tile(PIXELS, VECTORS), correlate_tile(PIXELS, 1)
 _outer_full, _outer_four, _outer_one = (outer_tile(m, VECTORS) for m in (PIXELS, 4, 1))
 
@@ -162,8 +163,34 @@ def outer(x, xoff, xrow, rows, run, dy, yoff, n, dw, width, db):
 @kernel
 def outer_narrow(x, xoff, xrow, rows, run, dy, yoff, n, dw, db):
     """outer for few output channels: dw (O, rows run), lanes along the run of inputs."""
+    if run % LANES:
+        _outer_narrow_rest(x, xoff, xrow, rows, run, dy, yoff, n, dw, db)
+        return
+    depth, flat = rows * run, dw.reshape(-1)
+    for start in range(0, n, GROUP):
+        count = min(GROUP, n - start)
+        for o in range(len(db)):
+            total = np.float32(0)
+            for q in range(start, start + count):
+                total += dy[yoff[q] + o]
+            db[o] += total
+            for r in range(rows):
+                k = 0
+                while k < run:
+                    x0, d0 = r * xrow + k, o * depth + r * run + k
+                    if run - k >= 6 * LANES:
+                        _narrow_outer_six(x, xoff, x0, dy, yoff, o, start, count, flat, d0)
+                        k += 6 * LANES
+                    else:
+                        _narrow_outer_one(x, xoff, x0, dy, yoff, o, start, count, flat, d0)
+                        k += LANES
+
+
+@kernel
+def _outer_narrow_rest(x, xoff, xrow, rows, run, dy, yoff, n, dw, db):
+    """outer_narrow where the run of inputs is no whole number of vectors."""
     outputs, depth = dw.shape
-    part, total = np.zeros(depth, np.float32), np.float32(0)
+    part = np.zeros(depth, np.float32)
     for o in range(outputs):
         for start in range(0, n, GROUP):
             part[:] = 0

@@ -302,6 +302,34 @@ def outer_tile(terms, columns):
     return tile
 
 
+def narrow_outer_tile(vectors):
+    """The tile of one output channel's weight gradient, lanes along the inputs.
+
+    dw[d0 + k] += sum_{q < n} x[q, k] dy[q], for k < vectors LANES; x[q, k] stands at
+    xoff[first + q] + x0 + k, and dy[q] at yoff[first + q] + y0.
+    """
+
+    @intrinsic
+    def tile(typing, x, xoff, x0, dy, yoff, y0, first, n, dw, d0):
+        def generate(context, builder, signature, args):
+            e = Emitter(context, builder, signature, args)
+            x, xoff, x0, dy, yoff, y0, first, n, dw, d0 = e.args
+            sums = e.sums(1, vectors)
+            e.clear(sums)
+            x, dy, xoff, yoff = e.at(x, x0), e.at(dy, y0), e.at(xoff, first), e.at(yoff, first)
+            with e.loop(n) as q:
+                inputs = e.load_columns(e.at(x, e.entry(xoff, q.index)), vectors)
+                e.accumulate(sums, [e.at(dy, e.entry(yoff, q.index))], inputs)
+            for v, each in enumerate(sums[0]):
+                place = e.at(dw, d0, v * LANES)
+                e.store(builder.fadd(e.load(place), builder.load(each)), place)
+            return context.get_dummy_value()
+
+        return types.void(x, xoff, x0, dy, yoff, y0, first, n, dw, d0), generate
+
+    return tile
+
+
 def product_tile(pixels, columns):
     """The tile of a matrix product: y[q, :] = sum_k x[q, k] w[k, :].
 
