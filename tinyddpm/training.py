@@ -316,7 +316,8 @@ class Trainer:
 
         def update(part):
             some = optim.Vectors(*(vector[part] for vector in vectors))
-            ops.adamw_ema(some, grad[part], scale, real[:6], real[6])
+            with np.errstate(over="ignore", invalid="ignore"):  # looked for before a save
+                ops.adamw_ema(some, grad[part], scale, real[:6], real[6])
 
         length = -(-len(grad) // ops.shards)
         list(share(update, [slice(k, k + length) for k in range(0, len(grad), length)]))

@@ -300,8 +300,7 @@ class _Run:
 
     def _step(self, share):
         """One step, and its line in the log where one is due; returns the step's record."""
-        with np.errstate(over="ignore", invalid="ignore"):  # `_save` looks for it
-            self.record = self.trainer.step(share, self.kept.team)
+        self.record = self.trainer.step(share, self.kept.team)
         step = self.trainer.state.step
         if self._due("log_every") or step in (1, self.trainer.recipe.steps):
             self.record = read_record(self.record)
