@@ -24,3 +24,12 @@ def did_you_mean(word: object, known: Iterable[object]) -> str:
     folded = {each.lower(): each for each in reversed(words)}
     found = difflib.get_close_matches(str(word).lower(), folded, n=1, cutoff=0.6)
     return f": did you mean {folded[found[0]]}?" if found else ""
+
+
+def described(error: BaseException) -> str:
+    """An error that was not expected in one line: its kind, its text and where it was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace else ""
+    return f"{type(error).__name__}: {error}{where}"

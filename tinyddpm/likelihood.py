@@ -9,6 +9,7 @@ Logarithms are natural inside. What has "bits" in its name is divided by D log 2
 dimension. xp is the module of the arrays that are handed in: numpy, or a device's.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -301,30 +302,64 @@ def bits_per_dim(
         InputError: where `vb_term` does, and for times that cannot be.
     """
     _check(x0, chain)
-    xp = getattr(denoise, "xp", np)
-    first, count = strata(s.T, times), len(x0)
-    groups = max(min(count, GROUPS), -(-count // CHUNK))
-    cuts = np.linspace(0, count, groups + 1).astype(int)
-    drawn = _times_of_groups(first, groups, seed)
-    prior, terms = np.zeros(groups), np.zeros(drawn.shape)
-    for g, (start, end) in enumerate(zip(cuts, cuts[1:])):
-        part, noise = x0[start:end], Noise(seed, int(start))
-        prior[g] = float(prior_term(s, part, xp).mean())
-        for j, t in enumerate(drawn[g].tolist()):
+    groups, done = Groups(s, x0, seed, times), itertools.count(1)
+
+    def tick():
+        if progress is not None:
+            progress(next(done), groups.drawn.size)
+
+    return groups.average([groups.bound(denoise, chain, g, tick) for g in groups.numbers])
+
+
+class Groups:
+    """The data in groups whose bounds are averaged; each has times and noise of its own.
+
+    Any process may take any group: `bound` of each number, then `average` of all, in order.
+
+    Args:
+        s: the schedule.
+        x0: data, float (B, ...).
+        seed: of the noise and the times.
+        times: as in `bits_per_dim`.
+    """
+
+    def __init__(self, s: Schedule, x0: Array, seed: int = 0, times: int | None = None) -> None:
+        self.s, self.x0, self.seed = s, x0, seed
+        self.first, count = strata(s.T, times), len(x0)
+        groups = max(min(count, GROUPS), -(-count // CHUNK))
+        self.numbers = range(groups)
+        self.cuts = np.linspace(0, count, groups + 1).astype(int)
+        width = np.diff(self.first)
+        # step 0 of the counter; the noise at t has step t
+        within = counter_noise.uniform((groups, width.size), seed, counter_noise.BOUND, 0)
+        self.drawn = (self.first[:-1] + np.floor(within * width)).astype(int)  # (groups, times)
+
+    def bound(
+        self, denoise: Denoiser, chain: Chain, g: int, progress: Callable[[], object] | None = None
+    ) -> tuple[float, list[float]]:
+        """L_T of group g, and the terms that stand for the strata, in bits per dimension.
+
+        Args:
+            denoise, chain: as in `bits_per_dim`.
+            g: the group's number.
+            progress: called after each evaluation of the denoiser.
+        """
+        xp, (start, end) = getattr(denoise, "xp", np), self.cuts[g : g + 2]
+        part, noise = self.x0[start:end], Noise(self.seed, int(start))
+        terms = []
+        for j, t in enumerate(self.drawn[g].tolist()):
             eps = draw(denoise, noise, part, counter_noise.BOUND, t)
-            term = float(vb_term(denoise, s, part, t, eps, chain, xp).mean())
-            terms[g, j] = (first[j + 1] - first[j]) * term
+            term = float(vb_term(denoise, self.s, part, t, eps, chain, xp).mean())
+            terms.append(float(self.first[j + 1] - self.first[j]) * term)
             if progress is not None:
-                progress(g * drawn.shape[1] + j + 1, drawn.size)
-    return _average(first[:-1], np.diff(cuts) / count, prior, terms)
+                progress()
+        return float(prior_term(self.s, part, xp).mean()), terms
 
-
-def _times_of_groups(first, groups, seed):
-    """One t of each of the strata for each group, (groups, times) ints."""
-    width = np.diff(first)
-    # step 0 of the counter; the noise at t has step t
-    within = counter_noise.uniform((groups, width.size), seed, counter_noise.BOUND, 0)
-    return (first[:-1] + np.floor(within * width)).astype(int)
+    def average(self, found: list[tuple[float, list[float]]]) -> Bound:
+        """The `Bound` of what `bound` found for each group, in order."""
+        prior, terms = (np.array(part) for part in zip(*found))
+        share = np.diff(self.cuts) / len(self.x0)
+        return _average(self.first[:-1], share, prior, terms)
 
 
 def _average(first, share, prior, terms):

@@ -8,9 +8,14 @@ Nothing else in the package knows of ranks, and nothing imports this module wher
 """
 
 import contextlib
+import ctypes
 import functools
+import importlib.util
 import os
+import pathlib
 import platform
+import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +24,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from . import __version__
-from .errors import InputError, TinyDDPMError
+from .errors import InputError, TinyDDPMError, described
 from .process import Array
 from .shards import Alone, Share, T, add, additions
 
@@ -175,8 +180,7 @@ class Ranks(Alone):
     def end(self, line: str | None, code: int, tell: Tell) -> int:
         """Agree on the exit code; where ranks differ, the first one that failed is named.
 
-        A rank that fails while others do not come here ends them all, by ending itself: MPI's
-        starter ends the others.
+        A rank that fails while others do not come here, in GRACE seconds, ends them all.
 
         Args:
             line: what went wrong, or None.
@@ -191,7 +195,8 @@ class Ranks(Alone):
         except KeyboardInterrupt:
             found = None
         if found is None:
-            self._leave(f"rank {self.rank}: {line}", code or 130, tell)
+            tell(f"rank {self.rank}: {line or f'ends with exit code {code}'}")
+            self.leave(code or 130)
         codes = [each for each, _ in found]
         failed = [rank for rank in range(self.size) if codes[rank]]
         if failed and self.first:
@@ -213,10 +218,13 @@ class Ranks(Alone):
             time.sleep(POLL)
         return [(int(x[0]), x[1:].tobytes().rstrip(b"\0").decode(errors="ignore")) for x in every]
 
-    def _leave(self, line: str, code: int, tell: Tell) -> NoReturn:
-        tell(line)
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
+    def leave(self, code: int) -> NoReturn:
+        """As `Alone.leave`: every rank ends with this one."""
+        for stream in filter(None, (sys.stdout, sys.stderr, sys.__stderr__)):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # MPI has more to say than the line
+        self.comm.Abort(code)
         os._exit(code)
 
     def __enter__(self) -> "Ranks":
@@ -224,16 +232,8 @@ class Ranks(Alone):
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         code = 0 if error is None else 2 if isinstance(error, InputError) else 1
-        self.end(None if error is None else describe(error), code, lambda line: None)
-
-
-def describe(error: BaseException) -> str:
-    """An error that no one expected in one line: its kind, its text and where it was raised."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    where = f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace else ""
-    return f"{type(error).__name__}: {error}{where}"
+        tell = functools.partial(print, file=sys.__stderr__, flush=True)
+        self.end(described(error) if error else None, code, tell)
 
 
 def join(reduce: str = "tree") -> Ranks:
@@ -263,3 +263,53 @@ def _mpi():
         text = f"several processes need MPI: {INSTALL}, or mpi4py beside your cluster's MPI"
         raise InputError(f"{text} ({error})") from None
     return MPI
+
+
+# Processes.
+
+
+def start(ranks: int, argv: list[str]) -> NoReturn:
+    """Have MPI's starter take this process's place, and run the command line in so many ranks.
+
+    Raises InputError without MPI.
+    """
+    beside = pathlib.Path(sys.executable).with_name(
+        "mpiexec"
+    )  # that of MPICH's or Open MPI's wheel
+    found = str(beside) if beside.exists() else shutil.which("mpiexec")
+    for what, there in (("mpi4py", importlib.util.find_spec("mpi4py")), ("mpiexec", found)):
+        if not there:
+            raise InputError(f"--ranks needs MPI, and {what} is not there: {INSTALL}")
+    os.environ.setdefault("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe")  # Open MPI's
+    command = [str(found), "-n", str(ranks), sys.executable, "-m", "tinyddpm", *argv]
+    os.execv(command[0], command)
+
+
+def guard(rank: str) -> None:
+    """Let a child process be this rank, and this one tell in one line where a signal killed it.
+
+    A rank that is killed can say nothing itself, and MPI's starters tell its process number or
+    nothing. Linux alone can end the child with its parent; elsewhere this process is the rank.
+    """
+    if sys.platform != "linux":
+        return
+    parent = os.getpid()
+    child = os.fork()
+    if not child:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        os.setpgid(0, 0)  # a signal to the group comes by way of the parent, once
+        if os.getppid() != parent:
+            os._exit(1)
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: os.kill(child, number))
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code < 0:
+        name = signal.Signals(-code).name
+        os.write(2, f"tinyddpm: rank {rank} was killed by {name}\n".encode())
+        code = 128 - code
+        if "PMI_FD" in os.environ:  # MPICH's starter ends all ranks, and says nothing, if asked to
+            with contextlib.suppress(OSError, ValueError):
+                os.write(int(os.environ["PMI_FD"]), f"cmd=abort exitcode={code}\n".encode())
+                time.sleep(GRACE)
+    os._exit(code)

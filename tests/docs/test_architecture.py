@@ -80,7 +80,7 @@ FLOORS = [
         "cli.terminal",
         "parallel",
     ],
-    ["cli.given"],
+    ["cli.given", "cli.running"],
     ["cli.commands"],
     ["cli.__init__"],
     ["__main__"],

@@ -2,12 +2,15 @@
 
 `python -m support.ranks FOLDER BACKEND` (in tests/), started three times over, trains every case
 with 1, 2 and 3 ranks: a group of one and a group of two side by side, then all. Started six times
-over it is 1, 2, 3, 4 and 6 ranks.
+over it is 1, 2, 3, 4 and 6 ranks. `python -m support.ranks` alone runs the command lines that come
+on its standard input as JSON, one after another, in each of the ranks.
 """
 
 import importlib.util
+import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -81,6 +84,62 @@ def train(name, out, backend, team=ALONE, steps=3, **changes):
     return run.train(images, steps, out=out, backend=backend, team=team, **settings)
 
 
+def command_lines(size, lines, folder):
+    """([exit code of each line], standard error) of command lines that `size` ranks run in turn.
+
+    "{rank}" in one of them is the rank's own number. The exit codes end with that of all.
+    """
+    code, out, err = start(size, "-m", "support.ranks", cwd=folder, input=json.dumps(lines))
+    return [*map(int, re.findall(r"^code (\d+)$", out, re.MULTILINE)), code], err
+
+
+def run_lines():
+    """What each rank does for `command_lines`."""
+    from tinyddpm import parallel
+    from tinyddpm.cli import commands
+
+    world = parallel.join().comm
+    rank = world.Get_rank()
+    lines = json.loads(world.bcast(sys.stdin.read() if rank == 0 else None))
+    parallel.guard, commands.FRAMES = lambda rank: None, 4
+    for line in lines:
+        words = [word.format(rank=rank) for word in line]
+        parallel.__version__ = f"{words.pop(0)}{rank}" if words[0] == "VERSION" else "1"
+        try:
+            code = commands.main(words)
+        except SystemExit as stop:
+            code = stop.code
+        print(f"code {code}", flush=True)
+
+
+def processes(top):
+    """{rank: process number} of the ranks that a starter, process `top`, has started."""
+    found = {}
+    for folder in pathlib.Path("/proc").iterdir():
+        try:
+            words = (folder / "stat").read_text().rpartition(")")[2].split()
+            variables = (folder / "environ").read_bytes().split(b"\0")
+        except (OSError, ValueError):  # no process, or one that has just ended
+            continue
+        rank = [each.partition(b"=")[2] for each in variables if each.startswith(b"PMI_RANK=")]
+        if rank:
+            found[int(folder.name)] = int(words[1]), int(rank[0])
+    parents = {number: parent for number, (parent, _) in found.items()}
+    return {
+        rank: number
+        for number, (parent, rank) in found.items()
+        if parent in parents and _is_below(number, top)
+    }
+
+
+def _is_below(number, top):
+    """Whether a process was started by `top`, or by one that was."""
+    while number > 1 and number != top:
+        stat = pathlib.Path(f"/proc/{number}/stat").read_text()
+        number = int(stat.rpartition(")")[2].split()[1])
+    return number == top
+
+
 def content(folder):
     """{name: bytes} of a run folder."""
     return {path.name: path.read_bytes() for path in sorted(pathlib.Path(folder).iterdir())}
@@ -101,4 +160,7 @@ def work(folder, backend):
 
 
 if __name__ == "__main__":
-    work(pathlib.Path(sys.argv[1]), sys.argv[2])
+    if sys.argv[1:]:
+        work(pathlib.Path(sys.argv[1]), sys.argv[2])
+    else:
+        run_lines()

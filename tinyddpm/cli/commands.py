@@ -6,17 +6,16 @@ wrong use or bad input, one line on standard error; 130 and 143 interrupted.
 
 import argparse
 import dataclasses
+import functools
 import json
 import pathlib
-import signal
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 
 from .. import backend, likelihood
 from ..datasets import sets
-from ..errors import InputError, TinyDDPMError
+from ..errors import InputError
 from ..runs import checkpoint, log, run
 from ..runs.files import check_writable, save_array, write_atomic
 from ..runs.load import load
@@ -25,8 +24,7 @@ from ..runs.sample import sample as draw_samples
 from ..runs.source import Source, check_digest, labels_of
 from ..settings import Recipe
 from ..solvers import steps_taken
-from . import data, given, judging, opening, options, published
-from .terminal import Say, Stopped, complain
+from . import data, given, judging, opening, options, published, running
 
 # Plots are imported where they are drawn, for no other command needs Pillow or matplotlib.
 
@@ -37,41 +35,8 @@ RECORDED = ("seed", "sampler", "steps", "eta", "spacing", "offset", "variance", 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    say = Say()
-    try:
-        code = _run(argv, say)
-    except SystemExit:  # of --help, --version and wrong options
-        if say.close():
-            return 1
-        raise
-    return say.close() or code
-
-
-def _run(argv, say):
-    """The exit code of one command, what it refuses or fails at in one line."""
-    args = options.parser(
-        train, sample, evaluate, backends, tour, published.read, published.write
-    ).parse_args(argv)
-    args.stopped, args.say = Stopped(), say
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: complain(message)
-            return args.command(args)
-    except InputError as error:
-        return _fail(error, 2)
-    except TinyDDPMError as error:
-        return _fail(error, 1)
-    except OSError as error:  # that nothing nearer to it has put into words
-        return _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 128 + (args.stopped.signal or signal.SIGINT))
-    finally:
-        args.stopped.close()
-
-
-def _fail(message, code):
-    complain(message)
-    return code
+    functions = train, sample, evaluate, backends, tour, published.read, published.write
+    return running.main(options.parser(*functions), argv)
 
 
 # Commands.
@@ -80,11 +45,11 @@ def _fail(message, code):
 def train(args: argparse.Namespace) -> int:
     """tinyddpm train: fit, keep the run, and draw what it learned."""
     out, fit, trained = _resumed_run(args) if args.resume else _new_run(args)
-    step, number = trained.meta["step"], args.stopped.signal
-    if number:
+    step, args.stopped.signal = trained.meta["step"], args.team.most(args.stopped.signal)
+    if args.stopped.signal:
         again = f"go on with: tinyddpm train --resume {out}"
-        return _fail(f"stopped at step {step} and saved; {again}", 128 + number)
-    _draw_run(out, trained, fit, not args.quiet)
+        raise KeyboardInterrupt(f"stopped at step {step} and saved; {again}")
+    _draw_run(args, out, trained, fit)
     files = "samples.png, reverse.gif, loss.png, log.jsonl, checkpoint.npz"
     args.say(f"{out}: {step} steps; {files}")
     args.say(f"judge it by the data it never saw: tinyddpm eval {out}")
@@ -97,11 +62,11 @@ def _new_run(args):
     if args.classes and fit.labels is None:
         raise InputError(f"--classes needs labels, and {fit.name} has none")
     labels = labels_of(fit, fit.classes or (0,)) if args.classes else None
-    out = pathlib.Path(args.out) if args.out else _free_folder(fit.name)
+    out = pathlib.Path(args.out or args.team.once(lambda: _free_folder(fit.name)))
     steps = Recipe().steps if args.steps is None else args.steps
     net, s = given.network(args, fit.x.shape[1:], labels), given.noise_schedule(args)
     ops = backend.get(args.backend, args.precision or "fp32")
-    computed = opening.model_line(net, ops, args.shards)
+    computed = opening.model_line(net, ops, args.shards, args.team)
     args.say(f"{opening.data_line(fit, held)}; {computed}")
     with args.stopped.waiting():
         trained = run.train(
@@ -117,6 +82,7 @@ def _new_run(args):
             keep=args.keep,
             progress=not args.quiet,
             stop=args.stopped,
+            team=args.team,
             meta={"data": about},
             backend=args.backend,
             precision=args.precision,
@@ -135,9 +101,9 @@ def _resumed_run(args):
         raise InputError(
             "--resume takes its data and its folder from the run: give no DATA and no --out"
         )
-    trained = load(out, args.backend)
+    trained = load(out, args.backend, args.precision or "fp32", args.team)
     fit, held = data.of_run(args, trained, out)
-    computed = opening.model_line(trained.net, trained.ops)
+    computed = opening.model_line(trained.net, trained.ops, team=args.team)
     args.say(f"{opening.data_line(fit, held)}; {computed}")
     with checkpoint.content_errors_as_input(out):
         meta = trained.meta
@@ -151,6 +117,7 @@ def _resumed_run(args):
             expect=expect,
             progress=not args.quiet,
             stop=args.stopped,
+            team=args.team,
             backend=args.backend,
             precision=args.precision,
             value_range=data.FITTED,
@@ -162,15 +129,16 @@ def sample(args: argparse.Namespace) -> int:
     """tinyddpm sample: a picture of new samples, and their numbers or their path where asked."""
     from ..plots import images
 
-    trained = load(args.run, args.backend, args.precision or "fp32")
+    trained = load(args.run, args.backend, args.precision or "fp32", args.team)
     restore = data.FITTED
     if args.array and "data" in trained.meta:
         restore = Source.of(trained.meta, args.run).restore
     out = args.out or _folder(args.run) / f"samples-{args.seed}.png"
     for path in filter(None, (out, args.gif, args.array)):
-        check_writable(path)
+        args.team.once(functools.partial(check_writable, path))
     drawn = opening.samples_line(args.n, trained.shape, trained.classes)
-    args.say(f"{drawn}; {opening.model_line(trained.net, trained.ops)}")
+    computed = opening.model_line(trained.net, trained.ops, team=args.team)
+    args.say(f"{drawn}; {computed}")
     x, frames = draw_samples(
         trained,
         args.n,
@@ -179,8 +147,11 @@ def sample(args: argparse.Namespace) -> int:
         guidance=args.guidance,
         trajectory=FRAMES,
         progress=not args.quiet,
+        team=args.team,
         **options.how(args),
     )
+    if not args.team.first:
+        return 0
     images.save_png(out, images.picture(x))
     args.say(out)
     if args.gif:
@@ -195,13 +166,14 @@ def sample(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     """tinyddpm eval: sample quality against the held-out data, printed and kept in eval.json."""
-    trained = load(args.run, args.backend, args.precision or "fp32")
+    trained = load(args.run, args.backend, args.precision or "fp32", args.team)
     fit, held = data.of_run(args, trained, args.run)
     check_digest(args.run, trained.meta, data.as_fitted(fit, trained))
     if not len(held.x):
         raise InputError(f"{args.run} held nothing out: train with --holdout to judge by it")
     n = args.n or len(held.x)
-    args.say(f"{opening.data_line(fit, held)}; {opening.model_line(trained.net, trained.ops)}")
+    computed = opening.model_line(trained.net, trained.ops, team=args.team)
+    args.say(f"{opening.data_line(fit, held)}; {computed}")
     if trained.classes and held.labels is None:
         raise InputError(
             f"{args.run} was trained with labels, and {args.data} has none to judge it by"
@@ -212,11 +184,19 @@ def evaluate(args: argparse.Namespace) -> int:
     how = {**dataclasses.asdict(settings), "seed": args.seed, "guidance": args.guidance}
     if not args.quiet:
         steps = steps_taken(settings.sampler, trained.schedule, settings.steps)
-        args.say(judging.forecast(trained, n, steps * (2 if args.guidance else 1), len(held.x)))
-    x = draw_samples(trained, n, label=label, progress=not args.quiet, **how)
-    scores = judging.scores(x, fit, held, asked)
+        args.say(
+            judging.forecast(
+                trained, n, steps * (2 if args.guidance else 1), len(held.x), args.team
+            )
+        )
+    x = draw_samples(trained, n, label=label, team=args.team, progress=not args.quiet, **how)
     chain = _chain(args, trained, variance, settings.clip)
-    scores |= judging.bound(trained, held.x, args.seed, chain, args.quiet)
+    if args.team.size > 1:
+        args.team.same({"the data's digest": sets.digest(held)[:16]})
+    bound = judging.bound(trained, held.x, args.seed, chain, args.quiet, args.team)
+    if not args.team.first:
+        return 0
+    scores = judging.scores(x, fit, held, asked) | bound
     reference = judging.reference(n, fit, held)
     record = {"step": trained.meta["step"], "n": len(x)}
     record |= {name: how[name] for name in RECORDED} | {"bound_variance": variance}
@@ -276,15 +256,16 @@ def _folder(run_path):
     return path if path.is_dir() else path.parent
 
 
-def _draw_run(out, trained, fit, show):
+def _draw_run(args, out, trained, fit):
     """The pictures of a finished run: samples, how they came about, and the loss."""
     from ..plots import figures, images
 
     pixels = len(trained.shape) == 3
     seed = trained.meta["recipe"]["seed"]
-    x, frames = draw_samples(
-        trained, 64 if pixels else 1024, seed, trajectory=FRAMES, progress=show
-    )
+    show, count = not args.quiet, 64 if pixels else 1024
+    x, frames = draw_samples(trained, count, seed, trajectory=FRAMES, progress=show, team=args.team)
+    if not args.team.first:
+        return
     reference = None if pixels else fit.x
     images.save_png(out / "samples.png", images.picture(x, reference))
     images.save_gif(out / "reverse.gif", images.small(frames, reference))

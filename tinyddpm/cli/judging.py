@@ -14,6 +14,7 @@ from ..model import Model
 from ..process import Array
 from ..runs import threads
 from ..runs.progress import Bar
+from ..shards import ALONE, Alone
 
 # of the T terms of the variational bound, drawn anew for each group of samples
 BOUND_TIMES = 32
@@ -42,19 +43,28 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def evaluation_time(model: Model) -> float:
-    """Seconds that one evaluation of the network takes for one sample, on all of its threads."""
+def evaluation_time(model: Model, team: Alone = ALONE) -> float:
+    """Seconds that one evaluation of the network takes for one sample, on all of the threads."""
     xt = model.ops.normal((PROBE, *model.shape), 0, 0, 0, 0)
     for _ in range(2):  # the first one warms up
         start = time.perf_counter()
         model.ops.to_host(model(xt, model.schedule.T))
         taken = time.perf_counter() - start
-    return taken / PROBE / min(model.ops.shards, threads.cores())
+    count = team.size * min(model.ops.shards, threads.share_of_cores(team.neighbours))
+    return taken / PROBE / count
 
 
-def forecast(model: Model, n: int, steps: int, held: int) -> str:
-    """One line: what `eval` computes and about how long it will take."""
-    terms, each = min(BOUND_TIMES, model.schedule.T), evaluation_time(model)
+def forecast(model: Model, n: int, steps: int, held: int, team: Alone = ALONE) -> str:
+    """One line: what `eval` computes and about how long it will take.
+
+    Args:
+        model: the model.
+        n: how many samples it draws.
+        steps: evaluations for each of them.
+        held: how many images are held out.
+        team: the processes that share the work.
+    """
+    terms, each = min(BOUND_TIMES, model.schedule.T), evaluation_time(model, team)
 
     def seconds(n):
         return each * (n * steps + held * terms)
@@ -86,22 +96,30 @@ def reference(n: int, fit: sets.Data, held: sets.Data) -> dict[str, float]:
 
 
 def bound(
-    model: Model, held: Array, seed: int, chain: likelihood.Chain, quiet: bool
+    model: Model, held: Array, seed: int, chain: likelihood.Chain, quiet: bool, team: Alone = ALONE
 ) -> dict[str, float]:
     """The variational bound on the held-out data, in bits per dimension, and its parts, by name.
 
-    Raises TinyDDPMError where it is not finite.
+    Args:
+        model: the model.
+        held: the data.
+        seed: of the noise and the times.
+        chain: the reverse chain whose bound it is.
+        quiet: whether to show no progress.
+        team: the processes that share the work.
+
+    Raises:
+        TinyDDPMError: it is not finite.
     """
     times = min(BOUND_TIMES, model.schedule.T)
-    with Bar(1, "bound", "evaluation", show=not quiet) as bar:
-        found = likelihood.bits_per_dim(
-            model,
-            model.schedule,
-            model.ops.asarray(held),
-            seed=seed,
-            chain=chain,
-            times=times,
-            progress=bar.to,
+    groups = likelihood.Groups(model.schedule, model.ops.asarray(held), seed, times)
+    count = groups.drawn.size // team.size
+    with (
+        threads.workers(model.ops.shards, team.neighbours) as share,
+        Bar(count, "bound", "evaluation", show=not quiet) as bar,
+    ):
+        found = groups.average(
+            list(team.spread(share)(lambda g: groups.bound(model, chain, g, bar), groups.numbers))
         )
     if not math.isfinite(found.total):
         raise TinyDDPMError(f"the variational bound is not finite: {found.total}")

@@ -11,6 +11,7 @@ from ..nn import params
 from ..nn.ops import Ops
 from ..nn.unet import UNet
 from ..runs import threads
+from ..shards import ALONE, Alone
 
 SHOWN = 4  # classes that are named
 
@@ -34,18 +35,21 @@ def data_line(fit: Data, held: Data) -> str:
     return ", ".join([*parts, f"{len(held.x):,} held out"])
 
 
-def model_line(net: Any, ops: Ops, shards: int | None = None) -> str:
-    """ "U-Net, 1.2 M parameters; numba, 2 threads".
+def model_line(net: Any, ops: Ops, shards: int | None = None, team: Alone = ALONE) -> str:
+    """ "U-Net, 1.2 M parameters; numba, 2 threads", or of several ranks "3 ranks of 1 thread".
 
     Args:
         net: the network.
         ops: the backend.
         shards: into how many parts the work is cut, by default the backend's.
+        team: the processes that share the work.
     """
     name = "U-Net" if isinstance(net, UNet) else "MLP"
     size = short(params.size(net.spec()))
-    count = min(ops.shards if shards is None else shards, threads.cores())
-    where = ops.name if ops.lazy else f"{ops.name}, {counted(count, 'thread')}"
+    parts = max(1, (ops.shards if shards is None else shards) // team.size)
+    count = counted(min(parts, threads.share_of_cores(team.neighbours)), "thread")
+    ranks = f"{counted(team.size, 'rank')} of " if team.size > 1 else ""
+    where = ops.name if ops.lazy else f"{ops.name}, {ranks}{count}"
     where = where if ops.precision == "fp32" else f"{where}, products in {ops.precision}"
     return f"{name}, {size} parameters; {where}"
 

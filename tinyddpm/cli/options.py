@@ -114,6 +114,12 @@ def _train_options(sub):
         _add(group, Recipe, name, **changes)
     text = f"{_field(Recipe, 'shards').metadata['help']} (default: 2; on a device 1)"
     _add(group, Recipe, "shards", default=None, help=text)
+    group.add_argument(
+        "--reduce",
+        choices=("tree", "sum"),
+        help="how ranks add gradients: tree (default), the same bits for any --ranks, or sum, "
+        "whose last bits depend on it",
+    )
     group = sub.add_argument_group("diffusion")
     group.add_argument(
         "--schedule", choices=schedule.KINDS, default="cosine", help="how beta rises"
@@ -141,6 +147,7 @@ def _run_options(group):
         "--resume", metavar="RUN", help="go on with this run; only --steps may change"
     )
     _backend_option(group)
+    _ranks_option(group)
     group.add_argument(
         "--save-every", type=int, default=500, metavar="N", help="steps between checkpoints"
     )
@@ -258,6 +265,15 @@ def _limit_option(group):
     )
 
 
+def _ranks_option(group):
+    group.add_argument(
+        "--ranks",
+        type=int,
+        metavar="N",
+        help="share the work among N processes, under MPI's mpiexec",
+    )
+
+
 def _backend_option(group, precision=True):
     group.add_argument(
         "--backend", choices=backend.NAMES, default="numpy", help="what to compute with"
@@ -278,6 +294,7 @@ def _quiet_option(sub):
 def _sampling_options(sub, n, help):
     group = sub.add_argument_group("sampling")
     _backend_option(group)
+    _ranks_option(group)
     group.add_argument("--n", type=int, default=n, help=help)
     group.add_argument("--seed", type=int, default=0, help="of the noise")
     for name in SAMPLING:

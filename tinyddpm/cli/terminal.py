@@ -7,6 +7,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import TextIO
+
+from ..shards import ALONE, Alone
 
 GRACE = 1.0  # seconds for what has to be tidied up after an interruption
 
@@ -18,12 +21,16 @@ def plain(text: object) -> str:
     )
 
 
-def complain(message: object) -> None:
-    """Print one line on standard error, whatever line breaks the message has; nothing if closed."""
-    if sys.stderr is not None:
+def complain(message: object, stream: TextIO | None = None) -> None:
+    """Print one line on standard error, whatever line breaks the message has; nothing if closed.
+
+    stream: another one, in its place.
+    """
+    stream = stream or sys.stderr
+    if stream is not None:
         with contextlib.suppress(OSError, ValueError):
             line = plain(" ".join(str(message).split()))
-            print(f"tinyddpm: {line}", file=sys.stderr, flush=True)
+            print(f"tinyddpm: {line}", file=stream, flush=True)
 
 
 class Say:
@@ -88,15 +95,15 @@ class Stopped:
     Inside `waiting`, the first one is only noted, for a loop that asks. Anywhere else, and from the
     second one on, it raises KeyboardInterrupt, and a process that is still there GRACE seconds
     later, because its threads are in a long computation, is ended with one line and the exit code
-    128 + the number.
+    128 + the number. Of several processes with such a signal, number 0 is the first to do so.
     """
 
-    def __init__(self) -> None:
-        self.signal, self.patient = 0, False
+    def __init__(self, team: Alone = ALONE) -> None:
+        self.signal, self.patient, self.team = 0, False, team
         self.before = {
             number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
         }
-        self.timer = threading.Timer(GRACE, self._leave)
+        self.timer = threading.Timer(GRACE if team.first else 2 * GRACE, self._leave)
         self.timer.daemon = True
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -108,8 +115,9 @@ class Stopped:
         raise KeyboardInterrupt
 
     def _leave(self):
-        complain("interrupted")
-        os._exit(128 + self.signal)
+        name = "" if self.team.first else f"rank {self.team.rank}: "
+        complain(f"{name}interrupted", sys.__stderr__ if name else None)
+        self.team.leave(128 + self.signal)
 
     def __call__(self) -> bool:
         return self.signal != 0

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..backend import get
+from ..backend import about, get
 from ..errors import InputError
 from ..model import Model
 from ..nn import params
@@ -14,23 +14,29 @@ from ..nn.unet import UNet
 from ..process import Array
 from ..schedule import Schedule
 from ..settings import TARGETS
+from ..shards import ALONE, Alone
 from . import checkpoint
 
 NETS: dict[str, Any] = {"unet": UNet, "mlp": MLP}
 
 
-def load(run: str | Path, backend: str = "numpy", precision: str = "fp32") -> Model:
+def load(
+    run: str | Path, backend: str = "numpy", precision: str = "fp32", team: Alone = ALONE
+) -> Model:
     """The model of a run folder or checkpoint file, with its averaged (EMA) parameters.
 
     Args:
         run: the folder or the file.
         backend: a name in `backend.NAMES`.
         precision: of the backend's products, as of `backend.get`.
+        team: the processes that load it; the first one reads the file.
 
     Raises:
         InputError: the file is no checkpoint, or the backend is not there.
     """
-    arrays, meta = checkpoint.load(run)
+    arrays, meta = team.once(lambda: checkpoint.load(run))
+    if team.size > 1:
+        team.same({backend: about(backend), "precision": precision})
     return from_checkpoint(arrays, meta, get(backend, precision))
 
 

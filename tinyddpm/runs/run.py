@@ -229,7 +229,8 @@ def _agree(kept, trainer, about):
     """Raise InputError where processes cannot share the batch, or are to do different things."""
     kept.team.mine(len(trainer.parts))
     if kept.team.size > 1:
-        settings = {**about["net"], **about["recipe"], "the data's digest": about["digest"]}
+        settings = {**about["net"], **about["recipe"], "the data's digest": about["digest"][:16]}
+        settings["precision"] = trainer.ops.precision
         kept.team.same({**settings, kept.backend: describe(kept.backend)})
 
 

@@ -1,5 +1,6 @@
 """Drawing samples from a trained model, in parts that run side by side."""
 
+import contextlib
 import math
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +15,7 @@ from ..model import Model
 from ..noise import Noise
 from ..process import Array
 from ..settings import Sampling, of_type, split
+from ..shards import ALONE
 from ..solvers import sample_with, steps_taken
 from . import checkpoint, memory, threads
 from .load import load
@@ -27,6 +29,7 @@ OWN = (
     "guidance",
     "trajectory",
     "progress",
+    "team",
 )  # the parameters of `sample` itself
 
 Trained = Model | str | Path  # a model, or the run that has it
@@ -77,8 +80,8 @@ def sample(
         label: the class to ask for, or several that the samples take in turn.
         guidance: the weight w of Ho22 eq. 6.
         trajectory: how many frames of x_t, from noise to data, to return as well; 0 for none.
-        how: the fields of `settings.Sampling`: sampler, steps, spacing, eta, variance, clip; not
-            given, a published model's own or the field's default. And progress=True: show it.
+        how: the fields of `settings.Sampling`, by default a published model's own or the field's;
+            progress=True: show it; team: the processes that share the work and all get all samples.
 
     Returns:
         float32 (n, *shape), near [-1, 1]; with a trajectory also its frames, (k, n, *shape).
@@ -87,14 +90,14 @@ def sample(
         InputError: for settings that make no sense, or samples beyond the free memory.
         TinyDDPMError: the samples are not finite; it names the step.
     """
-    show = how.pop("progress", None)
+    show, team = how.pop("progress", None), how.pop("team", ALONE)
     split(how, Sampling, own=OWN)  # a wrong name is told before a model is loaded
     n, trajectory = _checked(n, seed, trajectory, label, guidance)
     trained = _model(model)
     settings, ops = how_to_sample(trained, how), trained.ops
     steps = _steps(settings, trained)
     kept = np.unique(np.rint(np.linspace(0, steps, trajectory)).astype(int)).tolist()
-    images, frames = _room((n, *trained.shape), len(kept))
+    images, frames = room = _room((n, *trained.shape), len(kept))
     labels = np.resize(0 if label is None else label, n)
     starts = range(0, n, together := min(CHUNK, math.ceil(n / ops.shards)))
 
@@ -102,12 +105,27 @@ def sample(
         denoise, part = trained, slice(first, min(first + together, n))
         if label is not None:
             denoise = trained.conditioned(labels[part], guidance)
-        _chunk(denoise, Noise(seed, first), settings, (images[part], frames[:, part], kept), bar)
+        into = images[part], frames[:, part], kept
+        return _chunk(denoise, Noise(seed, first), settings, into, bar)
 
+    with _workers(ops, team) as share, Bar(steps * len(starts), "sample", show=show) as bar:
+        _keep(list(share(one_chunk, starts)), team, *room)
+    return room if trajectory else images
+
+
+@contextlib.contextmanager
+def _workers(ops, team):
+    """The map over the threads of all processes of a team."""
     threads.keep_pages()
-    with threads.workers(ops.shards) as share, Bar(steps * len(starts), "sample", show=show) as bar:
-        share(one_chunk, starts)
-    return (images, frames) if trajectory else images
+    with threads.workers(ops.shards, team.neighbours) as share:
+        yield team.spread(share)
+
+
+def _keep(chunks, team, images, frames):
+    """Put the chunks that other processes have drawn in their places."""
+    if team.size > 1:
+        np.concatenate([x0 for x0, _ in chunks], out=images)
+        np.concatenate([xs for _, xs in chunks], axis=1, out=frames)
 
 
 def _room(shape, frames):
@@ -118,7 +136,10 @@ def _room(shape, frames):
 
 
 def _chunk(model, noise, settings, into, bar):
-    """Fill into's images with the samples of one chunk, its frames[k] with x_t after k steps."""
+    """Fill into's images with the samples of one chunk, its frames[k] with x_t after k steps.
+
+    Returns both.
+    """
     images, parts, kept = into
     frames, ops, done = dict(zip(kept, parts)), model.ops, 0
     xT = ops.normal(images.shape, noise.seed, counter_noise.PRIOR, 0, noise.first_sample)
@@ -142,6 +163,7 @@ def _chunk(model, noise, settings, into, bar):
         walk(_Finite(model))  # once more, to find the step: on a device each look would cost
         raise TinyDDPMError("the samples are not finite")
     images[:] = x0
+    return images, parts
 
 
 class _Finite:

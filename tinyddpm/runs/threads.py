@@ -46,6 +46,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def share_of_cores(processes: int) -> int:
+    """How many cores each of several processes on this machine has for itself, at least one."""
+    return max(1, cores() // processes)
+
+
 class _OneThread:
     """BLAS with one thread for as long as anyone is inside, whoever came first or leaves last.
 
@@ -88,7 +93,7 @@ def workers(parts: int, processes: int = 1) -> Iterator[Share]:
         processes: among how many this machine's cores are divided; with several BLAS has one thread
             for one item too.
     """
-    count = min(parts, max(1, cores() // processes))
+    count = min(parts, share_of_cores(processes))
     if (count == 1 and processes == 1) or not blas_can_be_limited():
         yield lambda f, items: [f(item) for item in items]
         return
