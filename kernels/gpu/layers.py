@@ -13,7 +13,8 @@ from tinyddpm.nn.ops import Forget
 
 from . import groupnorm
 from .device_functions import SIMULATED
-from .launch import STEP_THREADS, Launcher, aligned, tiles_for
+from .launch import STEP_THREADS, aligned, tiles_for
+from .tiled import Tiled, TiledConvolution
 
 KEPT_BYTES = 1 << 27  # of a layer's patches that are kept for its backward; larger are made anew
 BLOCKS = 4 if SIMULATED else 512  # of a sum over all parameters
@@ -54,7 +55,7 @@ class _Activated(NamedTuple):
     x: Any
 
 
-class CudaLayers(Launcher):
+class CudaLayers(TiledConvolution):
     """What CUDA kernels and cuBLAS compute of a network's layers, float32, as Ops does."""
 
     def linear(self, x, p, tape):
@@ -128,6 +129,8 @@ class CudaLayers(Launcher):
             return super().conv2d(x, p, tape, stride, pad, shift, onto)
         k, _, inputs, outputs = p.w.shape
         x = self.xp.ascontiguousarray(x)
+        if self.tiles_pay(x, p.w, stride, pad, up):
+            return self.tiled(x, p, tape, shift, onto, KEPT_BYTES)
         size = tuple(((n << up) + sum(pad) - k) // stride + 1 for n in x.shape[1:3])
         kept = _Convolved(x, None, p.w, stride, pad[0], size, up)
         y, w = self.xp.empty((len(x), *size, outputs), np.float32), p.w.reshape(-1, outputs)
@@ -143,6 +146,8 @@ class CudaLayers(Launcher):
 
     def conv2d_backward(self, dy, g, tape):
         """Ops.conv2d_backward; dx gathers from dy w^T what the patches had spread."""
+        if isinstance(tape[-1], Tiled):
+            return self.tiled_backward(dy, g, tape)
         if not isinstance(tape[-1], _Convolved):
             return super().conv2d_backward(dy, g, tape)
         kept = tape.pop()

@@ -2,7 +2,7 @@
 
 from numba import types
 
-from . import elementwise, fused_steps, groupnorm, im2col, reductions
+from . import elementwise, fused_steps, groupnorm, im2col, reductions, winograd
 
 FLAT = types.Array(types.float32, 1, "C", aligned=True)
 UNSIGNED = types.Array(types.uint32, 1, "C", aligned=True)
@@ -26,6 +26,18 @@ SIGNATURES = {
     "softmax_backward": (FLAT, FLAT, INT, FLOAT),
     "square_sums": (FLAT, FLAT, INT),
     "clip": (FLAT, FLAT, FLAT, INT, FLOAT),
+    **dict.fromkeys(("winograd_input", "winograd_slope"), (FLAT, FLAT, *[INT] * 5)),
+    **dict.fromkeys(
+        (
+            "winograd_output",
+            "winograd_output_shift",
+            "winograd_output_onto",
+            "winograd_output_shift_onto",
+        ),
+        (*[FLAT] * 5, *[INT] * 5),
+    ),
+    "winograd_gather": (FLAT, FLAT, *[INT] * 6),
+    **dict.fromkeys(("winograd_weights", "winograd_weights_backward"), (FLAT, FLAT, INT, INT)),
     "im2col": (FLAT, FLAT, *[INT] * 8),
     "col2im": (FLAT, FLAT, *[INT] * 9),
     **dict.fromkeys(("norm", "norm_silu"), (*[FLAT] * 6, *[INT] * 3, FLOAT)),
@@ -38,5 +50,5 @@ def kernel(name, wide=True):
     if name in ("im2col", "col2im"):
         return getattr(im2col, name.upper())[wide]
     places = fused_steps.KERNELS[wide], elementwise.KERNELS[wide], fused_steps
-    found = (getattr(place, name, None) for place in (*places, groupnorm, reductions))
+    found = (getattr(place, name, None) for place in (*places, groupnorm, reductions, winograd))
     return next(filter(None, found))

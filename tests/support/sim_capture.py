@@ -6,10 +6,11 @@ Numba's simulator runs the kernels, so networks are tiny; test_cuda_sim.py runs 
 
 import importlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from tinyddpm.kernels.gpu import capture, cubins, cuda_ops, launch, layers
+from tinyddpm.kernels.gpu import capture, cubins, cuda_ops, launch, layers, tiled
 
 import tinyddpm as td
 import tinyddpm.backend
@@ -34,6 +35,7 @@ def stand_ins(monkeypatch, tmp_path_factory):
     for module, name in (
         (launch, "STEP_THREADS"),
         (layers, "STEP_THREADS"),
+        (tiled, "STEP_THREADS"),
         (layers, "SUM_THREADS"),
         (layers, "BLOCKS"),
         (cuda_ops, "STEP_THREADS"),
@@ -87,11 +89,14 @@ def test_recorded_steps_give_the_numbers_of_steps_launched_one_by_one(settings):
     assert len(set(recorded[0])) == 6  # each step has rows, times and noise of its own
 
 
-def test_a_unet_with_dropout_and_attention_is_recorded():
-    net = td.UNet(channels=1, base=4, mults=(1, 1), blocks=1, attention=(False, True), groups=2)
+@pytest.mark.parametrize("fewest", [0, np.inf], ids=["by tiles", "by patches"])
+def test_a_unet_with_dropout_and_attention_is_recorded(fewest, monkeypatch):
+    monkeypatch.setattr(cuda_ops.CudaOps, "fewest", fewest)
+    levels = {"mults": (1, 1), "attention": (False, True)} if fewest else {}
+    net = replace(UNET, **levels)
     x = random(3, 2, 2, 1).clip(-1, 1)
     runs = [trainer(backend(way), net, x, batch=1, dropout=0.5) for way in (True, False)]
-    recorded, launched = (steps(run, 4) for run in runs)
+    recorded, launched = (steps(run, 3) for run in runs)
     for got, want in zip(recorded, launched):
         assert np.array_equal(got, want)
     (recording,) = runs[0]._whole.recordings.values()

@@ -3,11 +3,14 @@
 Numba's simulator runs the kernels; test_cuda_sim.py runs this file.
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
-from tinyddpm.kernels.gpu import cubins, cuda_ops, launch, layers, products
+from tinyddpm.kernels.gpu import cubins, cuda_ops, launch, layers, products, tiled
 from tinyddpm.kernels.gpu.cuda_ops import CudaOps, CudaSimOps
 from tinyddpm.kernels.gpu.launch import parameters
+from tinyddpm.kernels.gpu.tiled import Tiled
 
 from support import strict_cublas, strict_cuda, strict_cupy
 from support.device_checks import CASES, check_diffusion_steps, check_noise, check_operation
@@ -30,6 +33,16 @@ def kept(monkeypatch, tmp_path_factory):
 
 def random(*shape, seed=1):
     return np.random.Generator(np.random.PCG64(seed)).standard_normal(shape).astype(np.float32)
+
+
+def one_thread(monkeypatch):
+    """cuBLAS, and blocks of one thread, which the simulator is fast at."""
+    strict_cublas.install(monkeypatch)
+    for module in (cuda_ops, launch, layers, tiled):
+        monkeypatch.setattr(module, "STEP_THREADS", 1)
+    monkeypatch.setattr(cuda_ops, "NORM_THREADS", 1)
+    monkeypatch.setattr(layers, "SUM_THREADS", 1)
+    strict_cuda.one_thread_a_block(monkeypatch)
 
 
 def test_noise_and_the_steps_of_diffusion():
@@ -58,12 +71,7 @@ def test_operations(name):
 @pytest.mark.parametrize("name", CASES)
 def test_operations_with_cublas(name, holes, monkeypatch):
     """Every operation, with products from addresses, strides and leading dimensions."""
-    strict_cublas.install(monkeypatch)
-    for module in (cuda_ops, launch, layers):
-        monkeypatch.setattr(module, "STEP_THREADS", 1)
-    monkeypatch.setattr(cuda_ops, "NORM_THREADS", 1)
-    monkeypatch.setattr(layers, "SUM_THREADS", 1)
-    strict_cuda.one_thread_a_block(monkeypatch)
+    one_thread(monkeypatch)
     ops = cuda_ops.CudaOps(XP)
     assert ops.products.why is None
     check_operation(ops, name, holes)
@@ -191,3 +199,32 @@ def test_a_kernel_is_compiled_once(kept, monkeypatch):
         OPS.normal((2, 8))
     assert built == [("normal", True, (9, 0))]
     assert [path.name for path in (kept / "once").iterdir()] == ["normal-wide-sm_90.cubin"]
+
+
+@pytest.mark.parametrize("parts", [1 << 28, 1], ids=["whole", "in parts"])
+@pytest.mark.parametrize("epilogue", ["", "shift", "onto", "shift onto"])
+@pytest.mark.parametrize("shape", [(2, 4, 6, 4, 8), (1, 5, 3, 8, 4), (1, 1, 2, 4, 4)], ids=str)
+def test_convolution_by_tiles(shape, epilogue, parts, monkeypatch):
+    """Winograd's transforms and their adjoints against the reference, in float64; odd sides too."""
+    one_thread(monkeypatch)
+    monkeypatch.setattr(CudaOps, "fewest", 0)
+    monkeypatch.setattr(CudaOps, "block_bytes", parts)
+    ops, (B, H, W, C, O) = cuda_ops.CudaOps(XP), shape
+    x, dy = random(B, H, W, C), random(B, H, W, O, seed=2)
+    w, b = random(3, 3, C, O, seed=3), random(O, seed=4)
+    extra = {"shift": random(B, O, seed=5), "onto": random(B, H, W, O, seed=6)}
+    extra = {name: value for name, value in extra.items() if name in epilogue}
+    results = []
+    for one, kind in ((ops, np.float32), (Ops(), np.float64)):
+
+        def here(value, one=one, kind=kind):
+            return one.asarray(value.astype(kind))
+
+        p, tape = SimpleNamespace(w=here(w), b=here(b)), []
+        g = SimpleNamespace(w=here(w), b=here(b))  # what the gradients are added to
+        y = one.conv2d(here(x), p, tape, **{name: here(value) for name, value in extra.items()})
+        assert one is not ops or isinstance(tape[-1], Tiled)
+        dx = one.conv2d_backward(here(dy), g, tape)
+        results.append([one.to_host(a) for a in (y, dx, g.w, g.b)])
+    for got, want in zip(*results):
+        assert np.abs(got - want).max() <= 64 * 2.0**-24 * np.abs(want).max()
