@@ -18,6 +18,7 @@ from .tiles import LANES, TILES
 # the convolutions that kernels take, (k, stride): pads
 KERNELS = {(3, 1): [(1, 1)], (3, 2): [(0, 0), (0, 1), (1, 0), (1, 1)], (1, 1): [(0, 0)]}
 PARITIES = [(0, 0), (0, 1), (1, 0), (1, 1)]
+MOST_TIMES = 1 << 14  # up to so many times t are embedded once and for all
 MOST_KEPT = 512  # layers whose weights are kept laid out for sampling
 
 
@@ -267,6 +268,15 @@ class NumbaOps(Ops):
         factors = tuple(map(np.float32, factors))
         fused_steps.adamw_ema(theta, grad, m, v, ema, scale, factors, ema_weight)
 
+    def time_embedding(self, t, dim, dtype, *settings):
+        """Ops.time_embedding: rows of a table, where there is one for such times."""
+        whole = not isinstance(t, int) and t.dtype.kind == "i" and t.size
+        if not whole or t.min() < 0 or t.max() >= MOST_TIMES:
+            return super().time_embedding(t, dim, dtype, *settings)
+        # to the next power of two, so that few tables are made
+        count = 1 << int(t.max()).bit_length()
+        return _time_table(count, dim, np.dtype(dtype), *settings)[t]
+
     # Element by element.
 
     def silu(self, x, tape):
@@ -306,6 +316,12 @@ def _images(x):
 def _rows(data):
     """(B, H, W, C) -> (B, H, W C)."""
     return data.reshape(*data.shape[:2], -1)
+
+
+@lru_cache(maxsize=8)
+def _time_table(count, dim, dtype, *settings):
+    """The embeddings of all t below `count`, (count, dim)."""
+    return Ops().time_embedding(np.arange(count), dim, dtype, *settings)
 
 
 @lru_cache(maxsize=1)

@@ -281,6 +281,17 @@ def test_linear(rows):
     assert not tape
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("settings", [(), (0, True)])
+def test_time_embedding_in_and_beyond_its_table(dtype, settings):
+    """To the bit: a table's rows are what the reference computes."""
+    times = np.array([1, 999, 1000]), np.array([7]), np.array([3, 1 << 20]), np.array([-1, 2]), 5
+    for t in (*times, np.array([0.5, 3.0]), np.array([4], np.int32)):
+        ours = NUMBA.time_embedding(t, 10, dtype, *settings)
+        theirs = REFERENCE.time_embedding(t, 10, dtype, *settings)
+        assert ours.dtype == dtype and np.array_equal(ours, theirs)
+
+
 # --- whole networks
 
 NETS = {
