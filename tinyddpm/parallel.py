@@ -95,11 +95,15 @@ class Ranks(Alone):
         each = count // self.size
         return range(self.rank * each, (self.rank + 1) * each)
 
+    def additions(self, count: int) -> list[tuple[int, int]]:
+        """As `Alone.additions`."""
+        return plan(count, self.size).local[self.rank]
+
     def total(self, grads: Mapping[int, Array], losses: list[Any]) -> tuple[Array, Any]:
         """As `Alone.total`."""
         count, own = len(losses) * self.size, np.array(losses)
         todo = plan(count, self.size)
-        add(grads, todo.local[self.rank])
+        add(grads, [(i, j) for i, j in todo.local[self.rank] if j in grads])  # not added yet
         heads = todo.heads[self.rank]
         out = grads[min(grads)]
         if self.reduce == "sum":

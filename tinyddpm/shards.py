@@ -49,7 +49,12 @@ def ready(tree: list[tuple[int, int]], count: int, done: int) -> list[tuple[int,
 
 
 def turns(
-    mine: range, size: int, count: int, grads: dict[int, Array], spare: list[Array]
+    mine: range,
+    size: int,
+    count: int,
+    tree: list[tuple[int, int]],
+    grads: dict[int, Array],
+    spare: list[Array],
 ) -> Iterator[range]:
     """A process's shards, `size` at a time; between turns gradients are added as the tree allows.
 
@@ -58,11 +63,12 @@ def turns(
     Args:
         mine: the shards of this process.
         size: how many it computes in a turn.
-        count: how many shards there are, all of them its own; 0: none are added here.
+        count: how many shards there are, in all processes.
+        tree: the additions among its own shards.
         grads: the gradients by number, which the caller puts in.
         spare: takes the arrays of those that were added.
     """
-    tree = additions(count) if size < len(mine) else []
+    tree = tree if size < len(mine) else []
     for start in range(0, len(mine), size):
         turn = mine[start : start + size]
         yield turn
@@ -90,6 +96,10 @@ class Alone:
     def mine(self, count: int) -> range:
         """The shards of `count` that this process computes."""
         return range(count)
+
+    def additions(self, count: int) -> list[tuple[int, int]]:
+        """Those of `additions(count)` that are among this process's own shards."""
+        return additions(count)
 
     def total(self, grads: Mapping[int, Array], losses: list[Any]) -> tuple[Array, Any]:
         """The sums over all shards of the gradients and of the losses, the same in every process.

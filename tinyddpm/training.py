@@ -335,8 +335,8 @@ class Trainer:
         mine, losses = team.mine(len(self.parts)), []
         self.spare += [self.grads.pop(index) for index in set(self.grads) - set(mine)]
         size = math.ceil(len(mine) / self.recipe.accumulate)
-        count = len(self.parts) if team.size == 1 else 0  # several processes add when all are done
-        for turn in shards.turns(mine, size, count, self.grads, self.spare):
+        tree = team.additions(len(self.parts))
+        for turn in shards.turns(mine, size, len(self.parts), tree, self.grads, self.spare):
             self._make_room(turn)
             losses += share(functools.partial(self._part, numbers), turn)
         return losses

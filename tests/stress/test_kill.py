@@ -3,13 +3,17 @@
 Thirty kills run with the suite; `pytest -m stress` kills 200 times, `--kills N` as often as asked.
 """
 
+import sys
+
 import pytest
 from support import kills
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the ranks are found in /proc")
 
-def check(folder, times, backend):
+
+def check(folder, times, backend, several=False):
     """Every check but these is in `kills.campaign`, which raises where something is lost."""
-    found = kills.campaign(folder, times, backend=backend)
+    found = kills.campaign(folder, times, backend=backend, several=several)
     assert found["damaged"] == times // kills.EVERY
     # A round of damage waits until two checkpoints are there, so the run has made steps.
     assert found["steps"] > 5
@@ -26,6 +30,20 @@ def test_many_kills_lose_nothing(tmp_path, request, backend):
     if backend == "numba":
         pytest.importorskip("numba")
     check(tmp_path, request.config.getoption("--kills"), backend)
+
+
+@linux
+def test_three_kills_of_one_of_three_ranks_lose_nothing(tmp_path):
+    """The run that three ranks began goes on alone in the end, to the same bytes."""
+    found = kills.campaign(tmp_path, 3, seed=1, several=True)
+    assert found["steps"] >= 5
+
+
+@linux
+@pytest.mark.stress
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_many_kills_of_one_of_three_ranks_lose_nothing(tmp_path, request, backend):
+    check(tmp_path, request.config.getoption("--kills"), backend, several=True)
 
 
 def test_a_lost_checkpoint_is_noticed(tmp_path):

@@ -5,13 +5,15 @@ round the newest checkpoint is damaged as well, and the one before has to serve.
 goes on for a few steps, and every file of its folder must have the bytes of a run that was never
 stopped.
 
-`python -m support.kills FOLDER` (in tests/) is the process that is killed.
+`python -m support.kills FOLDER` (in tests/) is the process that is killed. With several ranks it is
+one of three, at random, and the others must end with it.
 """
 
 import argparse
 import os
 import pathlib
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -22,11 +24,13 @@ import numpy as np
 from tinyddpm.nn import mlp
 from tinyddpm.runs import checkpoint, files, run
 from tinyddpm.runs import log as runlog
+from tinyddpm.shards import ALONE
 
 TESTS = pathlib.Path(__file__).parents[1]
 POINTS = np.linspace(-0.9, 0.9, 22, dtype=np.float32).reshape(11, 2)
 SETTINGS = {
     "batch": 4,
+    "shards": 3,
     "net": mlp.MLP(hidden=4, layers=1),
     "decay": "constant",
     "warmup": 0,
@@ -44,31 +48,37 @@ class Lost(AssertionError):
     """Something that was safe is no longer there."""
 
 
-def command(folder, backend="numpy"):
-    """The arguments of subprocess.Popen that start a child on a run folder."""
+def command(folder, backend="numpy", several=False):
+    """The arguments of subprocess.Popen that start a child on a run folder, or three ranks."""
     argv = [sys.executable, "-m", "support.kills", str(folder), "--backend", backend]
     environment = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
+    if several:
+        from . import ranks  # here, for it takes the children's time
+
+        argv, environment = [ranks.starter(), "-n", "3", *argv, "--ranks"], ranks.environment()
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return {"args": argv, "cwd": TESTS, "env": environment, **pipes}
 
 
-def work(folder, backend):
+def work(folder, backend, team=ALONE):
     """What a child does: load the backend, report that it is ready, train until it is killed."""
-    run.train(POINTS, 1, backend=backend, **SETTINGS)
+    run.train(POINTS, 1, backend=backend, team=team, **SETTINGS)
     sys.stdout.buffer.write(READY)
     sys.stdout.flush()
-    if checkpoint.holds_run(folder):
-        run.resume(folder, POINTS, backend=backend)
+    if team.once(lambda: checkpoint.holds_run(folder)):
+        run.resume(folder, POINTS, backend=backend, team=team)
     else:
-        run.train(POINTS, LONG, out=folder, backend=backend, **SETTINGS)
+        run.train(POINTS, LONG, out=folder, backend=backend, team=team, **SETTINGS)
 
 
-def kill_once(folder, delay, backend, enough=lambda: True):
+def kill_once(folder, delay, backend, enough=lambda: True, victim=None):
     """Start a child on a run folder; kill it `delay` seconds after it was ready and enough() holds.
+
+    victim: which of three ranks is the one to be killed, or None for a child alone.
 
     Raises Lost where the child fails by itself, or enough() does not hold in PATIENCE seconds.
     """
-    with subprocess.Popen(**command(folder, backend)) as child:
+    with subprocess.Popen(**command(folder, backend, victim is not None)) as child:
         try:
             if child.stdout.read(1) != READY:
                 raise Lost(f"the process did not start: {child.stderr.read().decode()}")
@@ -78,11 +88,28 @@ def kill_once(folder, delay, backend, enough=lambda: True):
                 if time.monotonic() > end:
                     raise Lost(f"the process saved too little in {PATIENCE} seconds")
                 time.sleep(0.001)
+            if victim is not None:
+                _kill_rank(child, victim)
         finally:
             child.kill()
         complaint = child.stderr.read().decode()
     if "Traceback" in complaint:
         raise Lost(f"the process failed by itself: {complaint}")
+
+
+def _kill_rank(starter, victim):
+    """Kill one rank; Lost unless all of them, and their starter, end because of it."""
+    from . import ranks
+
+    there = ranks.processes(starter.pid)
+    os.kill(there[victim], signal.SIGKILL)
+    try:
+        starter.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        raise Lost(f"the other ranks outlive rank {victim}") from None
+    left = [number for number in there.values() if pathlib.Path(f"/proc/{number}").exists()]
+    if left or not starter.returncode:
+        raise Lost(f"rank {victim} was killed: exit code {starter.returncode}, {left} go on")
 
 
 def can_be_damaged(folder, hurt):
@@ -140,8 +167,10 @@ def damage(folder, r):
     return content, step
 
 
-def campaign(folder, kills, seed=0, backend="numpy"):
+def campaign(folder, kills, seed=0, backend="numpy", several=False):
     """Kill a run in `folder` so many times, by seeded delays, and compare its end. Raises Lost.
+
+    several: whether it is three ranks, one of which is killed.
 
     Returns {"steps": of the run, "half": kills that left a temporary file, "damaged": rounds}.
     """
@@ -150,7 +179,8 @@ def campaign(folder, kills, seed=0, backend="numpy"):
     for kill in range(1, kills + 1):
         to_damage, old = kill % EVERY == 0, hurt
         enough = (lambda old=old: can_be_damaged(parts, old)) if to_damage else (lambda: True)
-        kill_once(parts, r.uniform(0, LONGEST), backend, enough)
+        victim = r.randrange(3) if several else None
+        kill_once(parts, r.uniform(0, LONGEST), backend, enough, victim)
         half += parts.exists() and any(map(files.TEMPORARY.fullmatch, names(parts)))
         step = newest_step(parts, step, hurt)
         if to_damage:
@@ -184,5 +214,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--backend", default="numpy")
+    parser.add_argument("--ranks", action="store_true")
     args = parser.parse_args()
-    work(args.folder, args.backend)
+    if args.ranks:
+        from tinyddpm import parallel
+
+        work(args.folder, args.backend, parallel.join())
+    else:
+        work(args.folder, args.backend)

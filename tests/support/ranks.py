@@ -42,6 +42,7 @@ CASES = {
         "dropout": 0.1,
         "label_dropout": 0.2,
         "vlb": 0.001,
+        "accumulate": 2,
     },
 }
 
@@ -124,11 +125,11 @@ def processes(top):
         rank = [each.partition(b"=")[2] for each in variables if each.startswith(b"PMI_RANK=")]
         if rank:
             found[int(folder.name)] = int(words[1]), int(rank[0])
-    parents = {number: parent for number, (parent, _) in found.items()}
+    guards = {parent for parent, _ in found.values()}
     return {
         rank: number
-        for number, (parent, rank) in found.items()
-        if parent in parents and _is_below(number, top)
+        for number, (_, rank) in found.items()
+        if number not in guards and _is_below(number, top)
     }
 
 
@@ -149,14 +150,16 @@ def work(folder, backend):
     """What each of the processes does: see the top."""
     from tinyddpm import parallel
 
-    world = parallel.join().comm
-    for groups in ROUNDS[world.Get_size()]:
-        group = groups[world.Get_rank()]
-        comm = world.Split(9 if group is None else group)
-        if group is not None:
-            team = parallel.Ranks(comm)
-            for name in CASES:
-                train(name, folder / f"{name}-{team.size}", backend, team)
+    with parallel.join() as everyone:
+        world = everyone.comm
+        for groups in ROUNDS[world.Get_size()]:
+            group = groups[world.Get_rank()]
+            comm = world.Split(9 if group is None else group)
+            if group is not None:
+                team = parallel.Ranks(comm)
+                for name in CASES:
+                    train(name, folder / f"{name}-{team.size}", backend, team)
+        train("points", folder / "sum", backend, parallel.Ranks(world, "sum"))
 
 
 if __name__ == "__main__":
