@@ -33,3 +33,7 @@ def described(error: BaseException) -> str:
         trace = trace.tb_next
     where = f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace else ""
     return f"{type(error).__name__}: {error}{where}"
+
+
+class DeviceFull(TinyDDPMError):
+    """A step does not fit a device's memory; nothing of it was done."""

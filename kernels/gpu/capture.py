@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyddpm.errors import DeviceFull
 from tinyddpm.nn.device import Clock, StepNumbers
 
 from .launch import counter
@@ -107,9 +108,15 @@ class Repeated:
         why = ops.why_not_recorded(arrays)
         if why:
             say(f"steps are launched kernel by kernel: {why}")
-            return self.function(Held(ops).take(numbers), *arrays)
+            with ops.room():
+                return self.function(Held(ops).take(numbers), *arrays)
         ops.wait_turn()
-        return self._recording(arrays).run(self.function, numbers, arrays)
+        try:
+            with ops.room():
+                return self._recording(arrays).run(self.function, numbers, arrays)
+        except DeviceFull:
+            self.recordings.clear()  # and with them the memory that they hold
+            raise
 
     def _recording(self, arrays):
         """The recording for arrays of these shapes, made where there is none; the oldest goes."""

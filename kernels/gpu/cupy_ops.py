@@ -4,6 +4,9 @@ A convolution is unrolled patches and `cupy.matmul` (CuPy 14 has no cuDNN). Noth
 between host and device or waits for the device, except `asarray` and `to_host`.
 """
 
+from contextlib import contextmanager
+
+from tinyddpm.errors import DeviceFull
 from tinyddpm.formulas import over_arrays
 from tinyddpm.nn import optim
 from tinyddpm.nn.ops import Ops
@@ -16,6 +19,26 @@ class CupyOps(Ops):
     lazy = True
     shards = 1  # a device is filled by a whole batch
     block_bytes = 1 << 28  # of patches: a device has room for many, and is slow with few
+
+    def repeated(self, function):
+        """Steps.repeated, as it is; a device that is full says so in one line."""
+
+        def step(numbers, *arrays):
+            with self.room():
+                return function(numbers, *arrays)
+
+        return step
+
+    @contextmanager
+    def room(self):
+        """A context in which the device's memory may run out: DeviceFull is raised then."""
+        try:
+            yield
+        except self.xp.cuda.memory.OutOfMemoryError as error:
+            words = " ".join(str(error).split())
+            raise DeviceFull(
+                f"the GPU's memory does not hold this step: {words} a smaller batch needs less"
+            ) from None
 
     def __init__(self, cupy):
         self.xp = cupy

@@ -307,6 +307,42 @@ def test_a_diverged_run_is_noticed_before_it_is_saved(tmp_path):
         assert all(np.isfinite(x).all() for x in checkpoint.load(tmp_path)[0].values())
 
 
+def test_samples_that_do_not_fit_the_card_are_drawn_fewer_at_a_time(monkeypatch, capsys):
+    """The card holds three at a time; the samples are those that fit together elsewhere."""
+    how = {"n": 7, "steps": 3, "trajectory": 2}
+    model = td.train(images(), steps=1, net=NET, batch=4, schedule=td.cosine(12), backend="cupy")
+    want = td.sample(model, **how)
+    draw = CupyOps.reverse_drawn
+
+    def reverse_drawn(self, xt, *given):
+        if len(xt) > 3:
+            raise strict_cupy.OutOfMemoryError("Out of memory allocating 4,096 bytes.")
+        return draw(self, xt, *given)
+
+    monkeypatch.setattr(CupyOps, "reverse_drawn", reverse_drawn)
+    got = td.sample(model, **how)
+    assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(got, want))
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "tinyddpm: the GPU's memory does not hold 7 samples together: they are drawn 4 at a time",
+        "tinyddpm: the GPU's memory does not hold 4 samples together: they are drawn 2 at a time",
+    ]
+    monkeypatch.setattr(CupyOps, "reverse_drawn", _full)
+    with pytest.raises(TinyDDPMError, match="^the GPU's memory does not hold a step of one sample"):
+        td.sample(model, n=2, steps=3)
+
+
+def _full(*given):
+    raise strict_cupy.OutOfMemoryError("Out of memory allocating 4,096 bytes.\n(so far: 512).")
+
+
+def test_training_that_does_not_fit_the_card_says_so_in_one_line(monkeypatch):
+    monkeypatch.setattr(CupyOps, "noised_drawn", _full)
+    words = r"does not hold this step: Out of memory allocating 4,096 bytes. \(so far: 512\). a sm"
+    with pytest.raises(TinyDDPMError, match=words):
+        td.train(images(), steps=1, net=NET, batch=4, backend="cupy")
+
+
 def test_the_backend_by_name(monkeypatch):
     ops = backend.get("cupy")
     assert (ops.name, ops.lazy, ops.shards, ops.xp) == ("cupy", True, 1, XP)

@@ -365,6 +365,10 @@ class CUDARuntimeError(RuntimeError):
     """What CuPy raises where the driver refuses."""
 
 
+class OutOfMemoryError(MemoryError):
+    """What CuPy raises where the device's memory is full."""
+
+
 _module = _Cupy("cupy")
 _module.__spec__ = ModuleSpec("cupy", None)
 _module.ndarray, _module.array, _module.asarray, _module.asnumpy = (
@@ -389,6 +393,7 @@ _module.cuda = SimpleNamespace(
     using_allocator=strict_cuda.using_allocator,
     get_current_stream=lambda: strict_cuda.state.streams[-1],
     Device=lambda *number: SimpleNamespace(compute_capability="90", synchronize=wait),
+    memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     runtime=SimpleNamespace(
         getDeviceCount=lambda: 1,
         getDevice=lambda: 0,

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import noise as counter_noise
-from ..errors import InputError, TinyDDPMError
+from ..errors import DeviceFull, InputError, TinyDDPMError
 from ..model import Model
 from ..noise import Noise
 from ..process import Array
@@ -101,16 +102,43 @@ def sample(
     labels = np.resize(0 if label is None else label, n)
     starts = range(0, n, together := min(CHUNK, math.ceil(n / ops.shards)))
 
-    def one_chunk(first):
-        denoise, part = trained, slice(first, min(first + together, n))
+    def drawn(first, last):
+        denoise, part = trained, slice(first, last)
         if label is not None:
             denoise = trained.conditioned(labels[part], guidance)
         into = images[part], frames[:, part], kept
         return _chunk(denoise, Noise(seed, first), settings, into, bar)
 
+    def one_chunk(first):
+        last = min(first + together, n)
+        try:
+            return drawn(first, last)
+        except DeviceFull:
+            return _halved(drawn, first, last)
+
     with _workers(ops, team) as share, Bar(steps * len(starts), "sample", show=show) as bar:
         _keep(list(share(one_chunk, starts)), team, *room)
     return room if trajectory else images
+
+
+def _halved(drawn, first, last):
+    """A chunk that the device does not hold, in halves: the samples are the same."""
+    if last - first == 1:
+        raise TinyDDPMError("the GPU's memory does not hold a step of one sample")
+    middle = (first + last) // 2
+    print(
+        f"tinyddpm: the GPU's memory does not hold {last - first} samples together: "
+        f"they are drawn {last - middle} at a time",
+        file=sys.stderr,
+    )
+    pieces = []
+    for start, stop in ((first, middle), (middle, last)):
+        try:
+            pieces.append(drawn(start, stop))
+        except DeviceFull:
+            pieces.append(_halved(drawn, start, stop))
+    (x0, xs), (y0, ys) = pieces
+    return np.concatenate([x0, y0]), np.concatenate([xs, ys], axis=1)
 
 
 @contextlib.contextmanager
