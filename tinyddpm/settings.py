@@ -93,9 +93,10 @@ def of_type(name: str, value: Any, kind: Any) -> Any:
 
     Raises InputError, naming the field, where it is none; other kinds are returned as they are.
     """
+    words = {bool: "True or False", int: "a whole number", float: "a number", str: "a word"}
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if value is None and types.NoneType in kinds:
-        return None
+    if not set(kinds) <= {*words, types.NoneType} or value is None and types.NoneType in kinds:
+        return value
     flag = isinstance(value, bool) or type(value).__name__ == "bool"  # NumPy's has that name
     if bool in kinds and flag:
         return bool(value)
@@ -105,11 +106,8 @@ def of_type(name: str, value: Any, kind: Any) -> Any:
         return float(value)
     if str in kinds and isinstance(value, str):
         return str(value)
-    words = {bool: "True or False", int: "a whole number", float: "a number", str: "a word"}
-    wanted = [words[each] for each in kinds if each in words]
-    if wanted:
-        raise InputError(f"{name} must be {' or '.join(wanted)}, got {value!r:.80}")
-    return value
+    wanted = " or ".join(words[each] for each in kinds if each in words)
+    raise InputError(f"{name} must be {wanted}, got {value!r:.80}")
 
 
 @dataclass(frozen=True)

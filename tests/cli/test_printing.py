@@ -28,7 +28,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(commands, "_draw_run", lambda *_: None)
     about = {"spec": "moons", "holdout": 0.5, "range": None, "restore": [-1, 1]}
     fit, _ = sets.split(sets.load("moons"), 0.5)
-    td.train(fit.x, 1, out="r", net=td.MLP(hidden=8, layers=1), meta={"data": about})
+    td.train(fit.x, 1, out="r", net=td.MLP(hidden=8, layers=1), data=about)
     return tmp_path
 
 

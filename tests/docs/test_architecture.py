@@ -63,7 +63,8 @@ FLOORS = [
     ["datasets.readers"],
     ["datasets.sets", "runs.checkpoint"],
     ["plots.images", "runs.load", "runs.log", "runs.source"],
-    ["runs.run", "runs.sample", "interop.config", "interop.tensors"],
+    ["runs.new", "runs.sample", "interop.config", "interop.tensors"],
+    ["runs.run"],
     ["interop.network", "interop.scheduler", "interop.weights"],
     ["interop.pipeline"],
     # the tour and the command line

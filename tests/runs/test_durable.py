@@ -234,7 +234,7 @@ def test_an_interrupted_command_ends_with_one_line(tmp_path, monkeypatch, number
         1,
         out="r",
         net=td.MLP(hidden=8, layers=1),
-        meta={"data": {"spec": "moons", "holdout": 0, "range": None, "restore": [-1, 1]}},
+        data={"spec": "moons", "holdout": 0, "range": None, "restore": [-1, 1]},
     )
     if argv[0] == "eval":
         monkeypatch.setattr(commands, "_draw_run", lambda *_: None)

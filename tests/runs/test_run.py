@@ -9,7 +9,7 @@ import tinyddpm as td
 from tinyddpm import metrics
 from tinyddpm.datasets import sets
 from tinyddpm.errors import InputError, TinyDDPMError
-from tinyddpm.runs import checkpoint, log, run, threads
+from tinyddpm.runs import checkpoint, log, new, threads
 from tinyddpm.training import TrainState, batch_indices
 
 NET = td.UNet(base=8, mults=(1, 2), blocks=1, groups=4)
@@ -207,11 +207,11 @@ def test_other_data_and_a_full_folder_are_refused(tmp_path, digits):
 
 
 def test_default_nets_fit_their_shapes():
-    assert run.default_net((2,)) == td.MLP(dim=2)
-    assert run.default_net((8, 8, 1)).mults == (1, 2)
-    assert run.default_net((28, 28, 1)).mults == (1, 2, 2)
+    assert new.default_net((2,)) == td.MLP(dim=2)
+    assert new.default_net((8, 8, 1)).mults == (1, 2)
+    assert new.default_net((28, 28, 1)).mults == (1, 2, 2)
     for shape in [(1, 1, 1), (7, 9, 2), (30, 30, 3), (14, 28, 4)]:
-        net = run.default_net(shape)
+        net = new.default_net(shape)
         net.check_size(*shape[:2])
         x = np.zeros((1, *shape), np.float32)
         trained = td.train(x, steps=1, batch=2)

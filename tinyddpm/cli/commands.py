@@ -83,7 +83,7 @@ def _new_run(args):
             progress=not args.quiet,
             stop=args.stopped,
             team=args.team,
-            meta={"data": about},
+            data=about,
             backend=args.backend,
             precision=args.precision,
             value_range=data.FITTED,

@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..model import Model
 from ..nn.unet import UNet
 from ..process import Array
-from ..runs import run
+from ..runs import new
 from ..runs.sample import how_to_sample
 from ..schedule import Schedule
 from ..settings import Recipe, Sampling
@@ -38,7 +38,7 @@ def noise_schedule(args: argparse.Namespace) -> Schedule:
 
 def network(args: argparse.Namespace, shape: tuple[int, ...], labels: Array | None) -> Any:
     """The default net for this data, with what the options change."""
-    net = run.default_net(shape, 0 if labels is None else len(np.unique(labels)), args.vlb > 0)
+    net = new.default_net(shape, 0 if labels is None else len(np.unique(labels)), args.vlb > 0)
     kinds: list[tuple[str, ...]] = [options.UNET, options.PERCEPTRON]
     names, other = kinds if isinstance(net, UNet) else kinds[::-1]
     misplaced = [name for name in other if getattr(args, name) is not None]

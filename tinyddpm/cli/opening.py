@@ -7,7 +7,7 @@ import numpy as np
 
 from ..datasets.sets import Data
 from ..errors import counted
-from ..nn import params
+from ..nn import sizes
 from ..nn.ops import Ops
 from ..nn.unet import UNet
 from ..runs import threads
@@ -45,7 +45,7 @@ def model_line(net: Any, ops: Ops, shards: int | None = None, team: Alone = ALON
         team: the processes that share the work.
     """
     name = "U-Net" if isinstance(net, UNet) else "MLP"
-    size = short(params.size(net.spec()))
+    size = short(sizes.parameters(net))
     parts = max(1, (ops.shards if shards is None else shards) // team.size)
     count = counted(min(parts, threads.share_of_cores(team.neighbours)), "thread")
     ranks = f"{counted(team.size, 'rank')} of " if team.size > 1 else ""

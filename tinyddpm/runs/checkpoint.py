@@ -31,6 +31,7 @@ from .files import Name, write_atomic
 
 VERSION = 2
 NAME = "checkpoint.npz"
+DEEPEST = 40  # lists and dicts within each other among the settings
 META, DIGEST = "meta.json", "sha256"  # the two members that are texts
 OLDER = re.compile(r"checkpoint-(\d{1,18})\.npz")
 MEMBER = re.compile(r"\w{1,80}\.npy", re.ASCII)
@@ -237,13 +238,39 @@ def _members(archive, size):
     return set(names)
 
 
+def plain(value: Any, name: str = "") -> Any:
+    """A value as a checkpoint gives it back: NumPy's numbers are Python's, tuples are lists.
+
+    Args:
+        value: settings, of JSON's kinds.
+        name: what errors call it.
+
+    Raises:
+        InputError: what cannot be kept, by its name.
+    """
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if name.count(".") > DEEPEST:
+        raise InputError(f"{name:.80}... is too deep to be kept in a checkpoint")
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise InputError(f"{name or 'the settings'}: the key {key!r:.40} must be a string")
+        return {key: plain(each, f"{name}.{key}".lstrip(".")) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each, f"{name}.{i}".lstrip(".")) for i, each in enumerate(value)]
+    raise InputError(
+        f"{name} cannot be kept in a checkpoint: {value!r:.40} is a {type(value).__name__}, and "
+        "there are numbers, strings, lists, dicts, True, False and None"
+    )
+
+
 def differences(saved: Meta, given: Meta) -> list[str]:
     """List where `given` differs from `saved`: ["base: 8 saved, 16 given", ...]."""
-    # tuples become lists, as they did in the checkpoint
-    plain = json.loads(json.dumps(given))
     return [
         f"{name}: {saved.get(name)!r} saved, {value!r} given"
-        for name, value in plain.items()
+        for name, value in plain(given).items()
         if saved.get(name) != value
     ]
 

@@ -16,56 +16,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..backend import NAMES, get, reason
 from ..backend import about as describe
-from ..backend import get
 from ..datasets import sets
 from ..errors import InputError, TinyDDPMError
 from ..model import Model
 from ..nn import params
-from ..nn.mlp import MLP
-from ..nn.unet import UNet
 from ..process import Array
-from ..schedule import Schedule, cosine
-from ..settings import Recipe, setting, split
+from ..schedule import Schedule
+from ..settings import Recipe, check_settings, setting, split
 from ..shards import ALONE, Alone
 from ..training import Trainer, TrainState, read_record
 from . import checkpoint, files, lock, threads
-from .load import check_net, from_checkpoint, net_to_meta
+from .load import from_checkpoint, net_to_meta
+from .log import NAME as LOG
 from .log import RunLog
+from .new import fresh_trainer, noise_schedule, numbered
 from .progress import Progress, watching
 from .source import Pair, as_trained, check_digest
 
 Stop = Callable[[], bool]  # called after each step: True ends the run early
-
-
-def default_net(shape: tuple[int, ...], classes: int = 0, learn_variance: bool = False) -> Any:
-    """The network for samples of a shape: an MLP for (D,), a U-Net for (H, W, C).
-
-    Below 16 pixels two levels, base 24, one block; from there three levels, base 32, two blocks;
-    fewer levels where a side is odd. The coarsest level attends.
-
-    Args:
-        shape: of one sample.
-        classes: how many labels it knows.
-        learn_variance: whether the output is of twice the width (Nichol21 eq. 15).
-    """
-    out = 2 * shape[-1] if learn_variance else None
-    if len(shape) == 1:
-        return MLP(dim=shape[0], classes=classes, out=out)
-    height, width, channels = shape
-    large = min(height, width) >= 16
-    levels = 1
-    while levels < (3 if large else 2) and not (height % 2**levels or width % 2**levels):
-        levels += 1
-    return UNet(
-        channels=channels,
-        base=32 if large else 24,
-        mults=(1, 2, 2)[:levels],
-        blocks=2 if large else 1,
-        attention=(False,) * (levels - 1) + (levels > 1,),
-        classes=classes,
-        out=out,
-    )
 
 
 @dataclass(frozen=True)
@@ -75,7 +45,8 @@ class RunSettings:
     save_every: int = setting(500, "steps between checkpoints", low=1, metavar="N")
     log_every: int = setting(10, "steps between lines of the log", low=1, metavar="N")
     keep: int = setting(2, "how many of the newest checkpoints stay", low=1, metavar="K")
-    backend: str = setting("numpy", "a name in backend.NAMES")
+    # None: numpy, or when a run goes on the one that it was trained with
+    backend: str | None = setting(None, "a name in backend.NAMES")
     # one of backend.PRECISIONS; None: the run's, which is fp32 for a new one
     precision: str | None = setting(None, "of the backend's products")
     # of the images, as of `sets.from_array`: (0, 255) for bytes, (-1, 1) for floats
@@ -84,11 +55,13 @@ class RunSettings:
     progress: Progress | bool | None = setting(None, "whether to show it, or what is to be told")
     stop: Stop | None = setting(None, "called after each step; True ends the run early")
     team: Alone = setting(ALONE, "the processes that share the work")
-    # what the checkpoint keeps beside the run's own settings: JSON's kinds of values
-    meta: dict[str, Any] | None = None
+    limit: int | None = setting(None, "the most bytes that training may take", low=1)
+    # kept in the checkpoint, under these names, beside the run's own settings: JSON's kinds
+    meta: dict[str, Any] | None = None  # the user's own
+    data: dict[str, Any] | None = None  # how to find the data again: the fields of `Source`
 
     def __post_init__(self) -> None:
-        _check_counts(**self.counts)
+        check_settings(self)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -102,7 +75,7 @@ def train(
     *,
     labels: ArrayLike | None = None,
     net: Any = None,
-    schedule: Schedule | None = None,
+    schedule: Schedule | str | None = None,
     out: str | Path | None = None,
     **settings: Any,
 ) -> Model:
@@ -113,25 +86,29 @@ def train(
             value_range says.
         steps: of training.
         labels: (N,) integers or names, for a model that can be asked for classes, or None.
-        net: a UNet or MLP, by default `default_net`.
-        schedule: by default cosine(1000).
+        net: a UNet or MLP, or "unet" or "mlp" for the default one, which None is too.
+        schedule: a Schedule, or "linear", "cosine" or "sigmoid" for one of 1000 steps; by default
+            cosine.
         out: a new run folder for checkpoints and the log, or None.
         settings: the fields of `settings.Recipe` (seed, batch, lr, ...) and of `RunSettings`
             (backend, progress, save_every, value_range, ...).
 
     Raises:
-        InputError: for bad data or settings.
+        InputError: for bad data or settings, and for what would take more memory than is free.
         TinyDDPMError: training diverges, or the disk refuses.
     """
-    recipe, how = split(settings, Recipe, RunSettings)
+    own = ("labels", "net", "schedule", "out")
+    recipe, how = split(settings, Recipe, RunSettings, own=own)
     kept = RunSettings(**how)
     data = as_trained(images, labels, kept.value_range)
     recipe["steps"] = steps
-    ops = get(kept.backend, kept.precision or "fp32")
-    trainer = _fresh_trainer(data, recipe, net, schedule or cosine(1000), ops)
-    about = {**_about(trainer, data), **kept.counts, **(kept.meta or {})}
+    ops = get(kept.backend or "numpy", kept.precision or "fp32")
+    trainer = fresh_trainer(data, recipe, net, noise_schedule(schedule), ops, kept.limit)
+    about = {**_about(trainer, data), **kept.counts, "backend": kept.backend or "numpy"}
+    about |= {name: value for name, value in _kept(kept).items() if value is not None}
     if kept.value_range is not None:
         about["range"] = list(map(float, kept.value_range))
+    about = checkpoint.plain(about)  # what cannot be kept is refused before the first step
     _agree(kept, trainer, about)
     with contextlib.ExitStack() as stack:
         kept.team.once(lambda: _hold_new(out, stack))
@@ -145,20 +122,9 @@ def _hold_new(out, stack):
         raise InputError(f"{out} already holds a run: resume it, or choose another folder")
 
 
-def _fresh_trainer(data, given, net, s, ops):
-    """The trainer of a new run. Raises InputError for a network that does not fit the data."""
-    levels = data.levels or (Recipe.levels if data.x.ndim == 4 else 0)
-    turns = given.get("accumulate", 1)
-    many = ops.shards * turns if isinstance(turns, int) else ops.shards
-    recipe = Recipe(**{"shards": many, "levels": levels, **given})
-    if recipe.flip and data.x.ndim != 4:
-        raise InputError(f"flip mirrors images, and the data holds samples {data.x.shape[1:]}")
-    shape, learns_variance = data.x.shape[1:], recipe.vlb > 0
-    classes = 0 if data.labels is None else len(np.unique(data.labels))
-    net = net or default_net(shape, classes, learns_variance)
-    check_net(net, shape, classes, learns_variance)
-    state = TrainState.fresh(net, recipe.seed).on(ops)
-    return Trainer(net, s, data.x, recipe, state, ops, _numbered(data.labels))
+def _kept(kept):
+    """What a checkpoint keeps for the user and of the data."""
+    return {"meta": kept.meta, "data": kept.data}
 
 
 def _about(trainer, data):
@@ -187,10 +153,12 @@ def resume(
     Args:
         out: the run folder.
         images: what the run was trained on.
-        steps: where to end; by default the run's own, which keeps the learning rate and the bits.
+        steps: where to end; by default the run's own. Others change how the learning rate falls
+            (unless decay is "constant"), and so the bits.
         labels: those that the run was trained on, or None.
         expect: settings of the network and the recipe by name, which must be the run's.
-        settings: the fields of `RunSettings` but for meta; the counts are the run's unless given.
+        settings: the fields of `RunSettings` but for meta; backend and counts are the run's unless
+            given.
 
     Returns:
         The Model, with averaged (EMA) parameters.
@@ -199,7 +167,7 @@ def resume(
         InputError: the folder holds no run, or one of other settings (each is named); another
             process trains there; the images are not those it was trained on.
     """
-    kept = RunSettings(**split(settings, RunSettings)[0])
+    kept = RunSettings(**split(settings, RunSettings, own=("steps", "labels", "expect"))[0])
     if kept.meta is not None:
         raise InputError("meta is kept from the run's first step: it cannot be given again")
     with contextlib.ExitStack() as stack:
@@ -210,17 +178,14 @@ def resume(
             spans = kept.value_range or meta.get("range")
             data = as_trained(images, labels if trained.classes else None, spans)
             check_digest(out, meta, data)
-            state, recipe = _state(arrays, meta, trained.net), Recipe(**meta["recipe"])
-            recipe = recipe if steps is None else replace(recipe, steps=steps)
-            if recipe.steps < state.step:
-                reached = f"{out} has already reached step {state.step}"
-                raise InputError(f"{reached}, beyond {recipe.steps}")
-        precision = kept.precision or meta.get("precision", "fp32")
-        ops, known = get(kept.backend, precision), _numbered(data.labels)
+            state = _state(arrays, meta, trained.net)
+            recipe = _recipe(out, meta, steps)
+        name, precision = _backend(kept, meta), kept.precision or meta.get("precision", "fp32")
+        ops, known = get(name, precision), numbered(data.labels)
         net, s = trained.net, trained.schedule
         trainer = Trainer(net, s, data.x, recipe, state.on(ops), ops, known)
-        changed = {name: value for name, value in kept.counts.items() if name in settings}
-        about = {**meta, "recipe": asdict(recipe), "precision": precision, **changed}
+        own = {"recipe": asdict(recipe), "backend": name, "precision": precision}
+        about = checkpoint.plain({**meta, **own, **_changed(kept, settings)})
         _agree(kept, trainer, about)
         return _Run(trainer, out, about, kept).to_the_end()
 
@@ -231,7 +196,35 @@ def _agree(kept, trainer, about):
     if kept.team.size > 1:
         settings = {**about["net"], **about["recipe"], "the data's digest": about["digest"][:16]}
         settings["precision"] = trainer.ops.precision
-        kept.team.same({**settings, kept.backend: describe(kept.backend)})
+        kept.team.same({**settings, about["backend"]: describe(about["backend"])})
+
+
+def _changed(kept, given):
+    """What was given of the settings that a checkpoint keeps and that may change."""
+    changed = {name: value for name, value in kept.counts.items() if name in given}
+    return changed if kept.data is None else {**changed, "data": kept.data}
+
+
+def _recipe(out, meta, steps):
+    """A run's recipe, to so many steps. Raises InputError where it has gone beyond them."""
+    recipe = Recipe(**meta["recipe"])
+    recipe = recipe if steps is None else replace(recipe, steps=steps)
+    if recipe.steps < meta["step"]:
+        reached = f"{out} has already reached step {meta['step']}"
+        raise InputError(f"{reached}, beyond {recipe.steps}")
+    return recipe
+
+
+def _backend(kept, meta):
+    """The backend to go on with. Raises InputError where the run's own is not there."""
+    name = kept.backend or meta.get("backend", "numpy")
+    why = reason(name) if name in NAMES else "this program has none of that name"
+    if why and kept.backend is None:
+        raise InputError(
+            f"the run was trained with the backend {name!r:.40}: {why}; choose another to go on, "
+            "such as numpy: it rounds in its own way"
+        )
+    return name
 
 
 def _hold_old(out, stack):
@@ -285,10 +278,9 @@ class _Run:
             self._save()
         except InputError:
             raise
-        except TinyDDPMError as error:
-            if self.out is None:
-                raise
-            raise TinyDDPMError(f"{error}; {self._kept()}") from None
+        except (TinyDDPMError, MemoryError) as error:
+            what = f"not enough memory: {error}" if isinstance(error, MemoryError) else str(error)
+            raise TinyDDPMError(what if self.out is None else f"{what}; {self._kept()}") from None
         finally:
             if self.log:
                 self.log.close()
@@ -379,20 +371,30 @@ def _held(out: str | Path | None) -> Iterator[None]:
     if out is None:
         yield
         return
+    made = [folder for folder in (Path(out), *Path(out).parents) if not folder.exists()]
     try:
         Path(out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {out}: {error.strerror}") from None
-    with lock.hold(out):
-        files.clear(out)
-        yield
+    try:
+        with lock.hold(out):
+            files.clear(out)
+            yield
+    except BaseException:
+        _leave(Path(out), made)
+        raise
+
+
+def _leave(out, made):
+    """Remove the folders made for a run that ended before anything was kept in them."""
+    with contextlib.suppress(OSError):
+        if made and (out / LOG).stat().st_size == 0:
+            (out / LOG).unlink()
+    with contextlib.suppress(OSError):  # one that is not empty stays
+        for folder in made:
+            folder.rmdir()
 
 
 def _named(labels: Array | None) -> list[int]:
     """The labels that there are, each once; none for None."""
     return [] if labels is None else np.unique(labels).tolist()
-
-
-def _numbered(labels: Array | None) -> Array | None:
-    """Each label's place in the list of those there are, or None."""
-    return None if labels is None else np.unique(labels, return_inverse=True)[1]

@@ -1,0 +1,146 @@
+"""The parts of a new run: its network, schedule and recipe, judged before anything is made."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..datasets import sets
+from ..errors import InputError, did_you_mean
+from ..nn import sizes
+from ..nn.mlp import MLP
+from ..nn.ops import Ops
+from ..nn.unet import UNet
+from ..process import Array
+from ..schedule import KINDS, Schedule
+from ..settings import Recipe
+from ..training import PLAN, Trainer, TrainState
+from . import memory
+from .load import NETS, check_net
+
+TABLES = 10  # float64 arrays (T + 1,) that a schedule and a trainer hold, at least
+
+
+def default_net(shape: tuple[int, ...], classes: int = 0, learn_variance: bool = False) -> Any:
+    """The network for samples of a shape: an MLP for (D,), a U-Net for (H, W, C).
+
+    Below 16 pixels two levels, base 24, one block; from there three levels, base 32, two blocks;
+    fewer levels where a side is odd. The coarsest level attends.
+
+    Args:
+        shape: of one sample.
+        classes: how many labels it knows.
+        learn_variance: whether the output is of twice the width (Nichol21 eq. 15).
+    """
+    out = 2 * shape[-1] if learn_variance else None
+    if len(shape) == 1:
+        return MLP(dim=shape[0], classes=classes, out=out)
+    height, width, channels = shape
+    large = min(height, width) >= 16
+    levels = 1
+    while levels < (3 if large else 2) and not (height % 2**levels or width % 2**levels):
+        levels += 1
+    return UNet(
+        channels=channels,
+        base=32 if large else 24,
+        mults=(1, 2, 2)[:levels],
+        blocks=2 if large else 1,
+        attention=(False,) * (levels - 1) + (levels > 1,),
+        classes=classes,
+        out=out,
+    )
+
+
+def noise_schedule(schedule: Any) -> Schedule:
+    """The schedule itself, or one of 1000 steps by its name; None is cosine."""
+    if isinstance(schedule, Schedule):
+        return schedule
+    name = "cosine" if schedule is None else schedule
+    if not isinstance(name, str) or name not in KINDS:
+        near = did_you_mean(name, KINDS)
+        raise InputError(
+            f"schedule must be a Schedule or one of {', '.join(KINDS)}, got {name!r:.80}{near}"
+        )
+    return KINDS[name](1000)
+
+
+def network(net: Any, shape: tuple[int, ...], classes: int, learns_variance: bool) -> Any:
+    """The network itself, or the default one for the data: None, or the name of its kind.
+
+    Args:
+        net: a UNet, an MLP, None, "unet" or "mlp".
+        shape: of one sample.
+        classes: how many labels there are.
+        learns_variance: whether the loss needs a learned variance.
+
+    Raises:
+        InputError: it is none of these, or does not fit the data.
+    """
+    if net is None or (isinstance(net, str) and net in NETS):
+        default = default_net(shape, classes, learns_variance)
+        if net is not None and not isinstance(default, NETS[net]):
+            raise InputError(f"samples of shape {shape} do not go through a net of kind {net}")
+        return default
+    if not isinstance(net, UNet | MLP):
+        near = did_you_mean(net, NETS)
+        raise InputError(f"net must be a UNet, an MLP, unet or mlp, got {net!r:.80}{near}")
+    check_net(net, shape, classes, learns_variance)
+    return net
+
+
+def fresh_trainer(
+    data: sets.Data, given: dict[str, Any], net: Any, s: Schedule, ops: Ops, limit: int | None
+) -> Trainer:
+    """The trainer of a new run.
+
+    Args:
+        data: all of it.
+        given: the fields of Recipe that were given.
+        net: as of `network`.
+        s: the schedule.
+        ops: the backend.
+        limit: the most bytes that training may take, or None for the free memory alone.
+
+    Raises:
+        InputError: a network that does not fit the data, settings that cannot be, or more memory
+            than is free.
+    """
+    levels = data.levels or (Recipe.levels if data.x.ndim == 4 else 0)
+    turns = given.get("accumulate", 1)
+    many = ops.shards * turns if isinstance(turns, int) else ops.shards
+    recipe = Recipe(**{"shards": many, "levels": levels, **given})
+    if recipe.flip and data.x.ndim != 4:
+        raise InputError(f"flip mirrors images, and the data holds samples {data.x.shape[1:]}")
+    shape = data.x.shape[1:]
+    classes = 0 if data.labels is None else len(np.unique(data.labels))
+    net = network(net, shape, classes, recipe.vlb > 0)
+    memory.check("this run", needs(net, recipe, s, shape, ops), limit)
+    state = TrainState.fresh(net, recipe.seed).on(ops)
+    return Trainer(net, s, data.x, recipe, state, ops, numbered(data.labels))
+
+
+def needs(
+    net: Any, recipe: Recipe, s: Schedule, shape: tuple[int, ...], ops: Ops
+) -> dict[str, int]:
+    """At least how many bytes of this machine's memory a run takes beside its data, by their use.
+
+    Args:
+        net: the network.
+        recipe: its batch, cut in shards and taken in turns.
+        s: the schedule.
+        shape: of one sample.
+        ops: the backend; a device has memory of its own for the vectors and the batch.
+    """
+    vectors = 4 if ops.lazy else 5  # theta, its average, Adam's moments; a gradient
+    kept = 0 if ops.lazy else sizes.kept(net, shape) + 3 * math.prod(shape)  # x_0, eps and x_t
+    parameters, turns = sizes.parameters(net), recipe.accumulate
+    return {
+        f"{parameters:,} parameters": 4 * vectors * parameters,
+        f"a batch of {recipe.batch:,}": recipe.batch * (4 * kept // turns + 2 * 8 * PLAN),
+        f"the tables of T = {s.T:,}": 8 * TABLES * (s.T + 1),
+    }
+
+
+def numbered(labels: Array | None) -> Array | None:
+    """Each label's place in the list of those there are, or None."""
+    return None if labels is None else np.unique(labels, return_inverse=True)[1]
