@@ -17,6 +17,9 @@ def pytest_addoption(parser):
     group.addoption(
         "--mutations", type=int, default=100_000, help="inputs of each reader (default: 100000)"
     )
+    group.addoption(
+        "--foreign", type=int, default=1500, help="checkpoints before the commands (default: 1500)"
+    )
 
 
 def pytest_collection_modifyitems(config, items):

@@ -57,8 +57,11 @@ def test_samples_without_end_are_refused_before_any_is_drawn(model, n):
 
 
 def test_frames_are_kept_where_they_are_asked_for(model, monkeypatch):
-    """16 numbers a sample: 64 bytes each, and as many again for each frame of a trajectory."""
-    monkeypatch.setattr(memory, "free", lambda: 64 * 10 + 1)
+    """16 numbers a sample: 64 bytes each, and as many again for each frame of a trajectory.
+
+    Beside them the network's layers: four maps of 4 x 4 pixels and 8 channels a sample.
+    """
+    monkeypatch.setattr(memory, "free", lambda: 64 * 10 + 4 * 10 * 4 * 16 * 8 + 1)
     assert td.sample(model, 10).shape == (10, 4, 4, 1)
     with pytest.raises(InputError, match="sampling"):
         td.sample(model, 10, trajectory=2)

@@ -198,7 +198,7 @@ def evaluate(args: argparse.Namespace) -> int:
         return 0
     scores = judging.scores(x, fit, held, asked) | bound
     reference = judging.reference(n, fit, held)
-    record = {"step": trained.meta["step"], "n": len(x)}
+    record = {"step": trained.meta.get("step"), "n": len(x)}
     record |= {name: how[name] for name in RECORDED} | {"bound_variance": variance}
     record |= judging.finite(scores) | {"fit data": judging.finite(reference)}
     text = json.dumps(record, indent=1) + "\n"

@@ -70,6 +70,8 @@ def _run(parser, argv, say, team):
         line, code = error, 2
     except TinyDDPMError as error:
         line, code = error, 1
+    except MemoryError as error:
+        line, code = f"out of memory: {error or 'the system gives no more'}", 1
     except OSError as error:  # that nothing nearer to it has put into words
         line, code = f"{error.filename or 'the system'}: {error.strerror or error}", 1
     except KeyboardInterrupt as stop:

@@ -1,8 +1,13 @@
 """Loading a trained model from a run folder or a checkpoint file."""
 
-from dataclasses import asdict
+import math
+import types
+import typing
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..backend import about, get
 from ..errors import InputError
@@ -56,17 +61,20 @@ def from_checkpoint(
         shape, ema, schedule = tuple(meta["shape"]), arrays["ema"], Schedule(arrays["beta"])
     except (KeyError, TypeError) as error:
         raise InputError(f"the checkpoint lacks a part: {error}") from None
+    if not shape or not all(type(side) is int and side >= 1 for side in shape):
+        raise InputError(f"the checkpoint's samples cannot have the shape {shape!r:.80}")
     classes = meta.get("classes", [])
     kinds = {type(k) for k in classes} if isinstance(classes, list) else {None}
     if kinds not in (set(), {int}, {str}) or len(set(classes)) != net.classes:
         raise InputError("the checkpoint's classes do not fit its network")
-    # No setting of a net exceeds its number of parameters; one that does could make its spec
-    # endless.
-    if target not in TARGETS or max(_numbers(asdict(net))) > ema.size:
+    check_net(net, shape, net.classes, net.out == 2 * shape[-1])
+    if target not in TARGETS or least_size(net) > ema.size:
         raise InputError("the checkpoint's parameters do not fit its network")
     size = params.size(net.spec())
-    if ema.shape != (size,):
-        raise InputError(f"the checkpoint's ema has shape {ema.shape}, its network needs ({size},)")
+    if ema.shape != (size,) or ema.dtype != np.float32:
+        raise InputError(
+            f"the checkpoint's ema is {ema.dtype} {ema.shape}, its network needs float32 ({size},)"
+        )
     return Model(net, ops.asarray(ema), schedule, shape, target, meta, ops)
 
 
@@ -105,14 +113,36 @@ def net_from_meta(meta: dict[str, Any]) -> Any:
     try:
         items = ((name, value) for name, value in meta.items() if name != "kind")
         settings = {name: tuple(v) if isinstance(v, list) else v for name, v in items}
-        return NETS[meta["kind"]](**settings)
+        net = NETS[meta["kind"]]
+        for field in fields(net):
+            if field.name in settings and not _is(settings[field.name], field.type):
+                raise TypeError(f"its {field.name} is {settings[field.name]!r:.80}")
+        return net(**settings)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"the checkpoint's network is not one this program knows: {error}"
         ) from None
 
 
-def _numbers(settings):
-    """The whole numbers among a network's settings, those in tuples too."""
-    parts = [v if isinstance(v, tuple) else (v,) for v in settings.values()]
-    return [n for part in parts for n in part if isinstance(n, int)]
+def least_size(net: Any) -> int:
+    """A number of parameters that a network has at least: the weights of its blocks' two layers.
+
+    Its spec is as long as the network is deep, so this is asked before one from foreign hands is
+    made.
+    """
+    if isinstance(net, UNet):
+        blocks = len(net.mults) * (2 * net.blocks + 1) + 2
+        return blocks * 18 * (net.base * min(net.mults)) ** 2
+    return int(net.layers * 3 * net.hidden**2)
+
+
+def _is(value, kind):
+    """Whether a value is of the type that a field declares; whole numbers pass for others."""
+    if isinstance(kind, types.UnionType):
+        return any(_is(value, each) for each in typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        each = typing.get_args(kind)[0]
+        return isinstance(value, tuple) and all(_is(part, each) for part in value)
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is kind or kind is bool and type(value) is int

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from .. import noise as counter_noise
 from ..errors import DeviceFull, InputError, TinyDDPMError
 from ..model import Model
+from ..nn.unet import UNet
 from ..noise import Noise
 from ..process import Array
 from ..settings import Sampling, of_type, split
@@ -98,9 +99,9 @@ def sample(
     settings, ops = how_to_sample(trained, how), trained.ops
     steps = _steps(settings, trained)
     kept = np.unique(np.rint(np.linspace(0, steps, trajectory)).astype(int)).tolist()
-    images, frames = room = _room((n, *trained.shape), len(kept))
-    labels = np.resize(0 if label is None else label, n)
     starts = range(0, n, together := min(CHUNK, math.ceil(n / ops.shards)))
+    images, frames = room = _room(trained, n, len(kept), min(n, together * ops.shards))
+    labels = np.resize(0 if label is None else label, n)
 
     def drawn(first, last):
         denoise, part = trained, slice(first, last)
@@ -156,10 +157,18 @@ def _keep(chunks, team, images, frames):
         np.concatenate([xs for _, xs in chunks], axis=1, out=frames)
 
 
-def _room(shape, frames):
-    """The arrays that samples and frames go to. Raises InputError where memory lacks."""
+def _room(model, n, frames, at_once):
+    """The arrays that samples and frames go to. Raises InputError where memory lacks.
+
+    The network takes at least what a block of its finest level does: what goes in and out of it,
+    and the skip connections so far.
+    """
+    shape, net = (n, *model.shape), model.net
     size = 4 * math.prod(shape)
-    memory.check("sampling", {"the samples": size, "the trajectory": frames * size})
+    maps = net.base * (net.blocks + 3) if isinstance(net, UNet) else 2 * net.hidden
+    layers = 4 * at_once * math.prod(model.shape[:-1]) * maps
+    parts = {"the samples": size, "the trajectory": frames * size, "the network's layers": layers}
+    memory.check("sampling", parts)
     return np.empty(shape, np.float32), np.empty((frames, *shape), np.float32)
 
 

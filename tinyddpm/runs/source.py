@@ -94,8 +94,9 @@ def as_trained(
 
 def check_digest(run: str | Path, meta: dict[str, Any], data: sets.Data) -> None:
     """Raise InputError unless the data is what a run was trained on."""
-    if sets.digest(data) != meta["digest"]:
-        raise InputError(f"the data is not what {run} was trained on")
+    with checkpoint.content_errors_as_input(run):
+        if sets.digest(data) != meta["digest"]:
+            raise InputError(f"the data is not what {run} was trained on")
 
 
 def _number(value):
