@@ -106,6 +106,8 @@ class Ranks(Alone):
         add(grads, [(i, j) for i, j in todo.local[self.rank] if j in grads])  # not added yet
         heads = todo.heads[self.rank]
         out = grads[min(grads)]
+        if not isinstance(out, np.ndarray):
+            raise InputError("several ranks train on the host: not with cupy, nor with cuda")
         if self.reduce == "sum":
             add(grads, ((min(grads), k) for k in heads if k != min(grads)))
             self.comm.Allreduce(_mpi().IN_PLACE, out)

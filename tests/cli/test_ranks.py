@@ -13,6 +13,7 @@ from support import ranks
 from tinyddpm.cli import commands
 from tinyddpm.runs import checkpoint
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the ranks are found in /proc")
 TINY = ["--hidden", "4", "--layers", "1", "--batch", "6", "--T", "12", "--log-every", "1"]
 
 
@@ -92,7 +93,7 @@ def start(folder, *words):
     return process
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the ranks' processes are found in /proc")
+@linux
 @pytest.mark.parametrize(
     ("number", "code", "text"),
     [

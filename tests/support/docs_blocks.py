@@ -23,7 +23,10 @@ from typing import NamedTuple
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 CHAPTERS = sorted(DOCS.glob("[1-9]-*.md"))
-BESIDE = [DOCS / f"{name}.md" for name in ("equations", "samplers", "benchmarks", "guarantees")]
+BESIDE = [
+    DOCS / f"{name}.md"
+    for name in ("equations", "samplers", "benchmarks", "guarantees", "parallel")
+]
 PAGES = [ROOT / "README.md", DOCS / "README.md", *CHAPTERS, *BESIDE]
 LANGUAGES = ("python", "text", "sh")
 # What may stand in a ```sh block beside tinyddpm's own commands: how to get and test it.
@@ -34,6 +37,7 @@ OTHER_COMMANDS = (
     "pytest",
     "python -m benchmarks",
     "git clone",
+    "mpiexec -n",
     "cd ",
 )
 
