@@ -291,23 +291,23 @@ class Trainer:
         r, ops, step = self.recipe, self.ops, self.state.step + 1
         lr = optim.learning_rate(step, r.steps, r.lr, r.warmup, r.decay)
         numbers = self._numbers(step, lr)  # lines 2 and 3
-        if ops.lazy and team is ALONE:  # nothing is read, so a device may record it all
-            loss, norm = self._whole(numbers)
-            record = {"step": step, "loss": loss, "grad_norm": norm, "lr": lr}
-        else:
-            grad, loss = team.total(self.grads, self._turns(numbers, share, team))
-            scale, norm = ops.clip_scale(grad, r.clip_norm)
-            record = {"step": step, "loss": loss, "grad_norm": norm, "lr": lr}
-            record = record if ops.lazy else read_record(record)
-            self._update(numbers, grad, scale, share)
-        self.state.step = step
-        return record
 
-    def _descend(self, numbers):
-        """A step without a look at its loss and norm, which are returned."""
-        grad, loss = ALONE.total(self.grads, self._turns(numbers, map, ALONE))
+        def record(loss, norm):
+            one = {"step": step, "loss": loss, "grad_norm": norm, "lr": lr}
+            return one if ops.lazy else read_record(one)
+
+        whole = ops.lazy and team is ALONE  # nothing is read, so a device may record it all
+        found = self._whole(numbers) if whole else self._descend(numbers, share, team, record)
+        self.state.step = step
+        return record(*found)
+
+    def _descend(self, numbers, share=map, team=ALONE, look=None):
+        """A step's loss and norm; they are looked at before theta is moved."""
+        grad, loss = team.total(self.grads, self._turns(numbers, share, team))
         scale, norm = self.ops.clip_scale(grad, self.recipe.clip_norm)
-        self._update(numbers, grad, scale)
+        if look is not None:
+            look(loss, norm)
+        self._update(numbers, grad, scale, share)
         return loss, norm
 
     def _update(self, numbers, grad, scale, share=map):
@@ -324,10 +324,8 @@ class Trainer:
 
     def _numbers(self, step, lr):
         """What differs in this step: where it draws, its place in the plan, the optimiser's."""
-        r = self.recipe
-        place = self._plan(step)
-        factors = optim.adamw_factors(step, lr, r.weight_decay)
-        real = (*factors, optim.ema_weight(step, r.ema))
+        r, place = self.recipe, self._plan(step)
+        real = (*optim.adamw_factors(step, lr, r.weight_decay), optim.ema_weight(step, r.ema))
         return StepNumbers(Clock(r.seed, step, 0), (place,), real)
 
     def _turns(self, numbers, share, team):
@@ -361,17 +359,13 @@ class Trainer:
         xt, eps = ops.noised_drawn(x0, c_x0, c_eps, *where)  # line 4
         drop = dropout_masks(r.dropout, clock.seed, clock.step, part.start, ops)
         batch = Batch(x0, t, eps, xt, label, drop, len(x0) / r.batch)
-        g = self.views[index]
-        self.grads[index][:] = 0
+        g, self.grads[index][:] = self.views[index], 0
         with np.errstate(over="ignore", invalid="ignore"):  # `read_record` looks for divergence
             loss = loss_and_grad(ops, self.net, self.p, g, self.s, batch, self.objective)
         return batch.share * loss
 
     def _plan(self, step):
-        """A step's place among the rows of x, times and labels that are drawn for PLAN steps.
-
-        They are written where the last ones were: a device may have recorded the place.
-        """
+        """A step's place in the plan of PLAN steps, always kept at one address: it is recorded."""
         r, first = self.recipe, (step - 1) // PLAN * PLAN
         if self.planned is None or self.planned[0] != first:
             steps = range(first + 1, first + PLAN + 1)

@@ -110,35 +110,26 @@ def sample(
         into = images[part], frames[:, part], kept
         return _chunk(denoise, Noise(seed, first), settings, into, bar)
 
-    def one_chunk(first):
-        last = min(first + together, n)
-        try:
-            return drawn(first, last)
-        except DeviceFull:
-            return _halved(drawn, first, last)
-
     with _workers(ops, team) as share, Bar(steps * len(starts), "sample", show=show) as bar:
-        _keep(list(share(one_chunk, starts)), team, *room)
+        chunks = share(lambda k: _fitting(drawn, k, min(k + together, n)), starts)
+        _keep(list(chunks), team, *room)
     return room if trajectory else images
 
 
-def _halved(drawn, first, last):
-    """A chunk that the device does not hold, in halves: the samples are the same."""
-    if last - first == 1:
-        raise TinyDDPMError("the GPU's memory does not hold a step of one sample")
+def _fitting(drawn, first, last):
+    """A chunk, in halves where the device does not hold it: the samples are the same."""
+    try:
+        return drawn(first, last)
+    except DeviceFull:
+        if last - first == 1:
+            raise TinyDDPMError("the GPU's memory does not hold a step of one sample") from None
     middle = (first + last) // 2
     print(
         f"tinyddpm: the GPU's memory does not hold {last - first} samples together: "
         f"they are drawn {last - middle} at a time",
         file=sys.stderr,
     )
-    pieces = []
-    for start, stop in ((first, middle), (middle, last)):
-        try:
-            pieces.append(drawn(start, stop))
-        except DeviceFull:
-            pieces.append(_halved(drawn, start, stop))
-    (x0, xs), (y0, ys) = pieces
+    (x0, xs), (y0, ys) = _fitting(drawn, first, middle), _fitting(drawn, middle, last)
     return np.concatenate([x0, y0]), np.concatenate([xs, ys], axis=1)
 
 
