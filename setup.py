@@ -44,7 +44,7 @@ setup(
         "tinyddpm.tour": ["page.html"],
     },
     cmdclass={"build_py": BuildWithoutStandIn},
-    install_requires=["numpy>=2.0", "pillow>=10.4", "matplotlib>=3.9", "tqdm>=4.66"],
+    install_requires=["numpy>=2.0", "pillow>=10.4", "matplotlib>=3.10.7", "tqdm>=4.66"],
     extras_require={
         "numba": ["numba>=0.68"],
         "interop": ["safetensors>=0.5"],

@@ -70,13 +70,11 @@ from .model import Model
 from .nn.mlp import MLP
 from .nn.unet import UNet
 from .noise import Noise, normal
+from .plots.showing import show
 from .process import (
     eps_from_score,
     eps_from_v,
     eps_from_x0,
-    predict_eps,
-    predict_v,
-    predict_x0,
     q_marginal,
     q_posterior,
     q_sample,
@@ -87,6 +85,7 @@ from .process import (
     x0_from_eps,
     x0_from_v,
 )
+from .renamed import find as __getattr__  # noqa: F401  what Python calls for other names
 from .runs.load import load
 from .runs.run import resume, train
 from .runs.sample import sample
@@ -95,7 +94,7 @@ from .schedule import Schedule, cosine, from_alpha_bar, linear, sigmoid, spaced
 from .settings import Recipe, Sampling
 from .solvers import decode, dpmpp_2m, encode, euler, heun
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 # fmt: off
 __all__ = [
     "Bound", "Chain", "Gaussian", "GaussianMixture", "Guided", "InputError", "LogLikelihood", "MLP",
@@ -103,9 +102,9 @@ __all__ = [
     "TinyDDPMError", "UNet", "ancestral", "bits_per_dim", "cosine", "ddim", "decode", "dequantise",
     "dpmpp_2m", "encode", "eps_from_score", "eps_from_v", "eps_from_x0", "euler", "from_alpha_bar",
     "from_diffusers", "guide", "heun", "inpaint", "interpolate", "langevin", "linear", "load",
-    "log_likelihood", "normal", "ode_bits_per_dim", "predict_eps", "predict_v", "predict_x0",
-    "q_marginal", "q_posterior", "q_sample", "q_step", "resume", "reverse_mean", "sample",
-    "score_from_eps", "sigmoid", "slerp", "spaced", "to_diffusers", "to_safetensors", "train",
-    "v_from_x0_eps", "x0_from_eps", "x0_from_v",
+    "log_likelihood", "normal", "ode_bits_per_dim", "q_marginal", "q_posterior", "q_sample",
+    "q_step", "resume", "reverse_mean", "sample", "score_from_eps", "show", "sigmoid", "slerp",
+    "spaced", "to_diffusers", "to_safetensors", "train", "v_from_x0_eps", "x0_from_eps",
+    "x0_from_v",
 ]
 # fmt: on

@@ -1,9 +1,10 @@
 """A trained network as a denoiser: eps_hat, x0_hat, the learned variance, and the derivative."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -41,6 +42,15 @@ class Model:
     ops: Ops = field(default_factory=Ops)
     label: Array | None = None  # (B,) or (1,) ints below net.classes, set by `conditioned`
     guidance: float = 0.0  # the weight of Ho22 eq. 6, set by `conditioned`
+    # model.sample(n, seed, ...) is td.sample(model, n, seed, ...), which stands above and sets it
+    sample: ClassVar[Callable[..., Any]]
+
+    def __repr__(self) -> str:
+        shape, kind = "x".join(map(str, self.shape)), type(self.net).__name__
+        text = f"Model({kind} for {shape}, {self.theta.size:,} parameters, T = {self.schedule.T}"
+        classes = f", {self.net.classes} classes" if self.net.classes else ""
+        return f"{text}, target {self.target}{classes})"
+
     # what the backend repeats, shared by the models that `conditioned` makes of this one
     repeats: dict[Any, Any] = field(default_factory=dict, repr=False)
 

@@ -286,10 +286,6 @@ def score_from_x0(s: Schedule, xt: Array, t: Time, x0_hat: Array) -> Array:
     return (at(s, np.sqrt(s.alpha_bar), t, xt) * x0_hat - xt) / at(s, 1 - s.alpha_bar, t, xt)
 
 
-# The names of version 0.1; they go with the next one.
-predict_x0, predict_eps, predict_v = x0_from_eps, eps_from_x0, v_from_x0_eps
-
-
 # A network's prediction: of eps, x0 or v (`settings.TARGETS`).
 
 

@@ -50,6 +50,10 @@ class Schedule:
         beta.flags.writeable = False
         object.__setattr__(self, "beta", beta)
 
+    def __repr__(self) -> str:
+        first, last = self.alpha_bar[[1, -1]]
+        return f"Schedule(T = {self.T}, alpha_bar from {first:.4g} to {last:.4g})"
+
     @property
     def T(self) -> int:
         """The number of steps."""

@@ -165,6 +165,12 @@ class Recipe:
     flip: bool = setting(False, "show every image mirrored, left for right, half of the time")
     seed: int = setting(0, "of every random number", low=0, below=math.inf)
 
+    def __repr__(self) -> str:
+        """What differs from the defaults."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        changed = (each for each in fields(self) if values[each.name] != each.default)
+        return f"Recipe({', '.join(f'{each.name}={values[each.name]!r}' for each in changed)})"
+
     def __post_init__(self) -> None:
         check_settings(self)
         if self.levels == 1:

@@ -34,7 +34,7 @@ EVERYTHING = {**SOURCES, **parsed("tests"), ROOT / "setup.py": None}
 # From the ground up: a module may import modules on floors below its own, never beside or above.
 FLOORS = [
     # what everything stands on
-    ["errors", "formulas", "starting"],
+    ["errors", "formulas", "renamed", "starting"],
     ["settings", "noise", "metrics"],
     ["schedule"],
     # the mathematics
@@ -63,7 +63,7 @@ FLOORS = [
     ["datasets.readers"],
     ["datasets.sets", "runs.checkpoint"],
     ["plots.images", "runs.load", "runs.log", "runs.source"],
-    ["runs.new", "runs.sample", "interop.config", "interop.tensors"],
+    ["plots.showing", "runs.new", "runs.sample", "interop.config", "interop.tensors"],
     ["runs.run"],
     ["interop.network", "interop.scheduler", "interop.weights"],
     ["interop.pipeline"],

@@ -3,6 +3,7 @@
 Nothing here runs. `assert_type` fails where mypy finds another type than the one that is written.
 """
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, assert_type
 
@@ -45,12 +46,17 @@ def process(s: td.Schedule, x0: Array, t: NDArray[np.int64]) -> None:
     mean, _ = td.q_posterior(s, x0, xt, 5)
     assert_type(mean, Array)
     assert_type(td.reverse_mean(s, xt, t, eps), Array)
-    for convert in (td.x0_from_eps, td.x0_from_v, td.eps_from_x0, td.eps_from_v, td.predict_x0):
+    for convert in (td.x0_from_eps, td.x0_from_v, td.eps_from_x0, td.eps_from_v):
         assert_type(convert(s, xt, t, eps), Array)
-    for predict in (td.v_from_x0_eps, td.predict_v, td.predict_eps):
-        assert_type(predict(s, x0, 5, eps), Array)
+    assert_type(td.v_from_x0_eps(s, x0, 5, eps), Array)
     score = assert_type(td.score_from_eps(s, t, eps), Array)
     assert_type(td.eps_from_score(s, 5, score), Array)
+
+
+def shown(images: Array) -> None:
+    """Pictures where the program runs, and a model's own samples."""
+    assert_type(td.show(images, reference=images), Path | None)
+    assert_type(td.load("run").sample(4, 0, steps=5), Any)
 
 
 def zeros(xt: Array, t: int) -> Array:

@@ -158,16 +158,6 @@ def test_v_and_x0_survive_zero_terminal_snr():
     close(variance, 1 - s.alpha_bar[-2])
 
 
-def test_the_old_names_are_the_new_functions():
-    for old, new in (
-        ("predict_x0", "x0_from_eps"),
-        ("predict_eps", "eps_from_x0"),
-        ("predict_v", "v_from_x0_eps"),
-    ):
-        assert getattr(td, old) is getattr(process, old) is getattr(process, new)
-        assert getattr(td, new) is getattr(process, new)
-
-
 @every_target
 @given(s=schedules(), xt=VALUES, prediction=VALUES)
 def test_the_weights_are_those_of_the_maps_from_a_prediction(target, s, xt, prediction):

@@ -16,6 +16,7 @@ from ..runs.files import write_atomic
 
 WIDTH = 768  # a grid is enlarged by the whole factor that comes nearest to this width
 GAP = 40  # grey level between the images of a grid
+NOISE = 3.0  # half a window that shows 199 of 200 standard normal points, and the data large enough
 GREYS = 32  # in a grey animation's palette
 
 
@@ -71,7 +72,8 @@ def small(frames: NDArray[Any], reference: ArrayLike | None = None) -> list[Imag
     if frames.ndim == 3:
         from . import figures
 
-        return figures.scatter_frames(frames, 320, reference)
+        window = max(1.15, float(np.nanmax(np.abs(frames[..., :2]), initial=0) * 1.05))
+        return figures.scatter_frames(frames, 320, reference, min(window, NOISE))
     columns = math.ceil(math.sqrt(frames.shape[1]))
     scale = max(1, round(288 / (columns * (frames.shape[3] + 1))))
     return [grid(frame, columns, scale) for frame in frames]

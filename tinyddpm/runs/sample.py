@@ -148,6 +148,9 @@ def _keep(chunks, team, images, frames):
         np.concatenate([xs for _, xs in chunks], axis=1, out=frames)
 
 
+Model.sample = sample
+
+
 def _room(model, n, frames, at_once):
     """The arrays that samples and frames go to. Raises InputError where memory lacks.
 

@@ -133,7 +133,7 @@ def _draw_sampling(paths, errors, clouds):
     above, below = sheet.subfigures(2, 1, height_ratios=(38, 27.5))
     *planes, error = above.subplots(1, 3, width_ratios=(5, 5, 5.5))
     for axes, (title, path) in zip(planes, paths.items()):
-        figures.plane(axes, 2.5, title)
+        figures.plane(axes, max(2.5, 1.05 * float(np.abs(list(paths.values())).max())), title)
         axes.scatter(*clouds["data"].T, s=3, c=GREY, alpha=0.35)
         for k in range(path.shape[1]):
             colour = PALETTE[k % len(PALETTE)]
