@@ -183,7 +183,7 @@ def test_the_reference_is_the_fitted_datas_own_score():
 
 def test_fewer_samples_are_advised_where_eval_would_take_long(monkeypatch):
     model = td.train(POINTS, 1, **SMALL)
-    monkeypatch.setattr(judging, "evaluation_time", lambda model: 0.001)
+    monkeypatch.setattr(judging, "evaluation_time", lambda *_: 0.001)
     # 0.001 s (6000 x 50 + 6000 x 20) = 420 s, and with 1000 samples 170 s
     line = judging.forecast(model, 6000, 50, 6000)
     assert line == (
