@@ -96,8 +96,7 @@ def sample(
     split(how, Sampling, own=OWN)  # a wrong name is told before a model is loaded
     n, trajectory = _checked(n, seed, trajectory, label, guidance)
     trained = _model(model)
-    settings, ops = how_to_sample(trained, how), trained.ops
-    steps = _steps(settings, trained)
+    ops, steps = trained.ops, _steps(settings := how_to_sample(trained, how), trained)
     kept = np.unique(np.rint(np.linspace(0, steps, trajectory)).astype(int)).tolist()
     starts = range(0, n, together := min(CHUNK, math.ceil(n / ops.shards)))
     images, frames = room = _room(trained, n, len(kept), min(n, together * ops.shards))
