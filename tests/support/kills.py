@@ -39,6 +39,7 @@ SETTINGS = {
 }
 LONG = 10**6  # steps that no child lives to see
 LONGEST = 0.12  # seconds from "ready" to the kill, at most
+LONGEST_OF_RANKS = 1.2  # their steps take longer, where they are more than the cores
 EVERY = 5  # in which rounds the newest checkpoint is damaged too
 PATIENCE = 60  # seconds in which a child must have saved what a round of damage needs
 READY = b"."
@@ -180,7 +181,8 @@ def campaign(folder, kills, seed=0, backend="numpy", several=False):
         to_damage, old = kill % EVERY == 0, hurt
         enough = (lambda old=old: can_be_damaged(parts, old)) if to_damage else (lambda: True)
         victim = r.randrange(3) if several else None
-        kill_once(parts, r.uniform(0, LONGEST), backend, enough, victim)
+        longest = LONGEST_OF_RANKS if several else LONGEST
+        kill_once(parts, r.uniform(0, longest), backend, enough, victim)
         half += parts.exists() and any(map(files.TEMPORARY.fullmatch, names(parts)))
         step = newest_step(parts, step, hurt)
         if to_damage:
