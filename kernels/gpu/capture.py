@@ -6,6 +6,7 @@ pool of its own, and the numbers that change from step to step (a Clock, whole a
 in two small arrays that one small kernel fills, by value, before each replay.
 """
 
+import contextlib
 import sys
 from collections import OrderedDict
 from typing import Any
@@ -46,6 +47,10 @@ class Held:
         return StepNumbers(Clock(0, self.words[:5], 0), held, self.reals[: len(real)])
 
 
+class NotRecorded(Exception):
+    """A step does something that CUDA or CuPy does not record."""
+
+
 class Recording:
     """One shape of a step: what it reads and writes, and, once it has been recorded, its graph."""
 
@@ -83,40 +88,45 @@ class Recording:
         before.wait_event(stream.record())
 
     def _record(self, function, held):
-        """The graph of one run, which is not carried out."""
+        """The graph of one run, which is not carried out. Raises NotRecorded where there is none."""
         cuda, stream = self.ops.xp.cuda, self.ops.recording_stream
         self.results = None
         with stream, cuda.using_allocator(self.pool.malloc):
             stream.begin_capture()
             try:
                 self.results = function(held, *self.arrays)
-            finally:
-                graph = stream.end_capture()
-        return graph
+            except (NotImplementedError, cuda.runtime.CUDARuntimeError) as error:
+                with contextlib.suppress(cuda.runtime.CUDARuntimeError):
+                    stream.end_capture()  # of what is no graph any more
+                raise NotRecorded(" ".join(str(error).split())) from None
+            return stream.end_capture()
 
 
 class Repeated:
     """A function of a step's numbers and arrays that is recorded and replayed (`Ops.repeated`)."""
 
     def __init__(self, ops, function):
-        self.ops, self.function = ops, function
+        self.ops, self.function, self.refused = ops, function, None
         self.recordings: OrderedDict[Any, Recording] = OrderedDict()
 
     def __call__(self, numbers, *arrays):
         """The function's results, new arrays on the current stream."""
         ops = self.ops
-        why = ops.why_not_recorded(arrays)
-        if why:
-            say(f"steps are launched kernel by kernel: {why}")
-            with ops.room():
-                return self.function(Held(ops).take(numbers), *arrays)
-        ops.wait_turn()
-        try:
-            with ops.room():
-                return self._recording(arrays).run(self.function, numbers, arrays)
-        except DeviceFull:
-            self.recordings.clear()  # and with them the memory that they hold
-            raise
+        why = self.refused or ops.why_not_recorded()
+        if not why:
+            ops.wait_turn()
+            try:
+                with ops.room():
+                    return self._recording(arrays).run(self.function, numbers, arrays)
+            except DeviceFull:
+                self.recordings.clear()  # and with them the memory that they hold
+                raise
+            except NotRecorded as error:
+                why = self.refused = str(error)
+                self.recordings.clear()
+        say(f"steps are launched kernel by kernel: {why}")
+        with ops.room():
+            return self.function(Held(ops).take(numbers), *arrays)
 
     def _recording(self, arrays):
         """The recording for arrays of these shapes, made where there is none; the oldest goes."""
@@ -140,8 +150,8 @@ class Recorder:
         """Steps.repeated: recorded after WARM_RUNS calls for each shape, and then replayed."""
         return Repeated(self, function)
 
-    def why_not_recorded(self, arrays):
-        """Why a step over these arrays cannot be recorded now, in words, or None where it can."""
+    def why_not_recorded(self):
+        """Why no step can be recorded now, in words, or None where one can."""
         if self.products.why:
             return f"{self.products.why}; pip install 'tinyddpm[cuda13]' (or [cuda12])"
         if not self.recorded:

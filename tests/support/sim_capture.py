@@ -17,6 +17,7 @@ import tinyddpm.backend
 from support import strict_cublas, strict_cuda, strict_cupy
 from support.strict_cupy import Counted
 from tinyddpm.nn import params
+from tinyddpm.nn.device import Clock, StepNumbers
 from tinyddpm.settings import Recipe
 from tinyddpm.training import Trainer, TrainState
 
@@ -255,6 +256,24 @@ def test_without_nvmath_steps_are_launched_one_by_one_and_it_is_said(monkeypatch
     assert run._whole.recordings == {}
     said = "tinyddpm: steps are launched kernel by kernel: nvmath-python is not installed; "
     assert capsys.readouterr().err.splitlines()[-1].startswith(said)
+
+
+def test_a_step_that_cannot_be_recorded_is_launched_and_it_is_said(monkeypatch, capsys):
+    """One that reads a number back: the third call would record it; no call is lost or doubled."""
+    monkeypatch.setattr(capture.say, "__defaults__", (set(),))
+    ops, calls = backend(), XP.asarray(np.zeros(1, np.float32))
+
+    def step(numbers, x):
+        calls[:] = calls + 1
+        return (x * float(x.sum()),)
+
+    repeated, x = ops.repeated(step), XP.asarray(np.float32([1, 2]))
+    for count in range(1, 6):
+        (y,) = repeated(StepNumbers(Clock(0, 0, 0)), x)
+        assert y.get().tolist() == [3, 6] and calls.get() == [count]
+    said = capsys.readouterr().err.splitlines()
+    words = "tinyddpm: steps are launched kernel by kernel: cudaErrorStreamCaptureUnsupported: "
+    assert len(said) == 1 and said[0].startswith(words)
 
 
 # What the stand-in refuses, so that the tests above mean something.

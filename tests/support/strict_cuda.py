@@ -21,6 +21,10 @@ import numpy as np
 CUBLAS = {"matmul", "dot", "vdot", "inner", "outer", "einsum", "tensordot", "norm", "kron"}
 
 
+class CUDARuntimeError(RuntimeError):
+    """What CuPy raises where the driver refuses."""
+
+
 class Node(NamedTuple):
     """One operation of a graph."""
 
@@ -120,7 +124,9 @@ def using_allocator(malloc):
 def refuse(what):
     """Refuse what a capture forbids."""
     if state.capturing is not None:
-        raise RuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} while a stream is captured")
+        raise CUDARuntimeError(
+            f"cudaErrorStreamCaptureUnsupported: {what} while a stream is captured"
+        )
 
 
 def submit(name, run):

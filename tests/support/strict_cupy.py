@@ -361,10 +361,6 @@ class _Cupy(ModuleType):
         return function
 
 
-class CUDARuntimeError(RuntimeError):
-    """What CuPy raises where the driver refuses."""
-
-
 class OutOfMemoryError(MemoryError):
     """What CuPy raises where the device's memory is full."""
 
@@ -397,7 +393,7 @@ _module.cuda = SimpleNamespace(
     runtime=SimpleNamespace(
         getDeviceCount=lambda: 1,
         getDevice=lambda: 0,
-        CUDARuntimeError=CUDARuntimeError,
+        CUDARuntimeError=strict_cuda.CUDARuntimeError,
         getDeviceProperties=lambda index: {"name": b"strict stand-in"},
     ),
 )
