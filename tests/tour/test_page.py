@@ -95,6 +95,24 @@ def test_it_asks_for_nothing_from_elsewhere(text):
     )
 
 
+def test_the_chapters_are_linked_where_they_are(arrays, tmp_path):
+    chapters = [spirals.Chapter(name, name, None, name, ["One."], "code") for name in NAMES]
+    pictures = {name: Image.new("RGB", (1000, 30), "grey") for name in NAMES}
+    (tmp_path / "tour").mkdir()
+    (tmp_path / "2-bayes.md").touch()
+    text = page.build(chapters, pictures, arrays, folder=tmp_path / "tour")
+    links = [link["href"] for link in Tags(text).all("a")]
+    assert links == [*(f"#c{i}" for i in range(1, 10)), "../2-bayes.md"]
+    assert all(f"docs/{name}.md" in text for name in NAMES)
+
+
+def test_every_formula_is_mathml_with_its_number(text):
+    boxes = re.findall(r'<div class="formula">(.*?)</div>', text, re.S)
+    assert len(boxes) == 6
+    for box in boxes:
+        assert re.match(r"<span>(Ho20|Song21[ab]) eq. \d+</span>\n<math display=.block.>", box)
+
+
 def test_it_is_for_everyone(text):
     tags = Tags(text)
     assert tags.all("html") == [{"lang": "en"}] and tags.all("title") == [{}]
@@ -209,6 +227,8 @@ frame.addEventListener("load", () => setTimeout(() => {
   seen.width = inside.innerWidth;
   seen.paper = inside.getComputedStyle(body).backgroundColor;
   seen.ground = inside.getComputedStyle(page.querySelector(".scroll")).backgroundColor;
+  seen.figure = inside.getComputedStyle(page.querySelector(".scroll img")).filter;
+  seen.formulas = [...page.querySelectorAll("math")].map(each => each.clientHeight);
   seen.problems = inside.problems;
   button.click();
   setTimeout(() => {
@@ -294,7 +314,11 @@ def test_in_a_browser(tmp_path, text, learned, arrays, scheme):
     assert min(seen["ink"]) > 40
     paper = sum(map(int, re.findall(r"\d+", seen["paper"])[:3]))
     assert paper > 700 if scheme == "light" else paper < 120
-    assert seen["ground"] == "rgb(255, 255, 255)", "figures stand on white in both"
+    white = seen["ground"] == "rgb(255, 255, 255)"
+    assert white == (scheme == "light"), "the figures' sheet follows the scheme"
+    assert ("invert" in seen["figure"]) == (scheme == "dark"), seen["figure"]
+    # the six formulas are drawn as such: a fraction is higher than a line
+    assert len(seen["formulas"]) == 6 and max(seen["formulas"]) > 30
 
 
 @needs_browser

@@ -72,7 +72,8 @@ def tour(
         finish(density(learned))
         finish(gpu(seed))
         arrays = page.motion(learned)
-    write_atomic(folder / "index.html", page.build(chapters, pictures, arrays, seed).encode())
+    text = page.build(chapters, pictures, arrays, seed, folder)
+    write_atomic(folder / "index.html", text.encode())
     return chapters
 
 

@@ -25,7 +25,11 @@ WHOLE = 32767  # what the largest coordinate becomes
 
 
 def build(
-    chapters: list[Chapter], pictures: dict[str, Image.Image], arrays: dict[str, Any], seed: int = 0
+    chapters: list[Chapter],
+    pictures: dict[str, Image.Image],
+    arrays: dict[str, Any],
+    seed: int = 0,
+    folder: pathlib.Path | None = None,
 ) -> str:
     """The page as a string.
 
@@ -34,6 +38,7 @@ def build(
         pictures: the figure of each chapter, by its name.
         arrays: `motion`'s.
         seed: the tour's, which the page mentions.
+        folder: the page's: where the chapters of docs/ stand above it, they are linked.
 
     Raises:
         KeyError: a chapter of the template is missing.
@@ -43,7 +48,14 @@ def build(
     def figure(match):
         return _figure(by_name[match[1]], pictures[match[1]])
 
+    def chapter(match):
+        name = f"{match[1]}.md"
+        there = folder is not None and (folder.resolve().parent / name).is_file()
+        link = f'<a href="../{name}">docs/{name}</a>' if there else f"<code>docs/{name}</code>"
+        return f"<p>The whole chapter, with its derivations and code: {link}</p>"
+
     filled = re.sub(r"<!-- figure ([\w-]+) -->", figure, TEMPLATE.read_text(encoding="utf-8"))
+    filled = re.sub(r"<!-- chapter ([\w-]+) -->", chapter, filled)
     filled = filled.replace("/* arrays */", json.dumps(arrays))
     return filled.replace("<!-- seed -->", str(int(seed)))
 
