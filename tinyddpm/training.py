@@ -6,7 +6,6 @@ stopped.
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import noise, shards
+from .draws import draw_flips, draw_labels, dropout_masks
 from .errors import InputError, TinyDDPMError
 from .likelihood import Tables, bound_tables, vb_loss_and_slope
 from .nn import optim, params
@@ -162,47 +162,6 @@ def draw_times(s: Schedule, seed: int, step: int, batch: int, times: str = "inde
         u = noise.uniform((1, 1), seed, noise.TIME, step)[0, 0]
         return 1 + np.floor(s.T * ((u + np.arange(batch) / batch) % 1)).astype(np.int64)
     return 1 + noise.integers((batch, 1), s.T, seed, noise.TIME, step)[:, 0]
-
-
-def draw_labels(labels: Array, rate: float, seed: int, step: int) -> Array:
-    """The labels (batch,), each -1, no label, with probability `rate` (Ho22 Algorithm 1, line 3).
-
-    Args:
-        labels: (batch,) ints.
-        rate: in [0, 1).
-        seed: of every number drawn.
-        step: of training.
-    """
-    dropped = noise.uniform((len(labels), 1), seed, noise.LABEL, step)[:, 0] < rate
-    return np.where(dropped, -1, labels)
-
-
-def draw_flips(batch: int, seed: int, step: int) -> Array:
-    """Whether each image is shown mirrored, (batch,) bools, true with probability 1/2."""
-    return noise.uniform((batch, 1), seed, noise.FLIP, step)[:, 0] < 0.5
-
-
-def dropout_masks(
-    rate: float, seed: int, step: int, first_sample: int, ops: Ops = NUMPY
-) -> Callable[..., Array] | None:
-    """(shape, dtype) -> mask of 0 and 1 / (1 - rate), new at every call; None for rate 0.
-
-    Args:
-        rate: in [0, 1).
-        seed: of every number drawn.
-        step: of training.
-        first_sample: the number of the batch's first sample.
-        ops: the backend.
-    """
-    if rate == 0:
-        return None
-    site = itertools.count()
-
-    def mask(shape, dtype):
-        purpose = noise.DROPOUT + (next(site) << 8)
-        return ops.dropout_mask(shape, dtype, rate, seed, purpose, step, first_sample)
-
-    return mask
 
 
 # The state of a run, and its step.

@@ -46,7 +46,7 @@ FLOORS = [
     ["nn.optim", "nn.params"],
     ["nn.device"],
     ["nn.ops"],
-    ["nn.mlp", "nn.unet"],
+    ["nn.mlp", "nn.unet", "draws"],
     ["nn.sizes"],
     ["training", "model", "backend"],
     # the user's files, pictures and runs
@@ -62,7 +62,7 @@ FLOORS = [
     ["datasets.folders"],
     ["datasets.readers"],
     ["datasets.sets", "runs.checkpoint"],
-    ["plots.images", "runs.load", "runs.log", "runs.source"],
+    ["plots.images", "runs.load", "runs.log", "runs.source", "runs.start"],
     ["plots.showing", "runs.new", "runs.sample", "interop.config", "interop.tensors"],
     ["runs.run"],
     ["interop.network", "interop.scheduler", "interop.weights"],

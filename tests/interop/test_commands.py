@@ -88,3 +88,37 @@ def test_a_way_to_sample_that_is_none_is_refused(tmp_path):
     model = td.Model(model.net, model.theta, model.schedule, model.shape, meta={"sampling": own})
     first, second = td.sample(model, 1, steps=3), td.sample(model, 1, steps=3, spacing="trailing")
     assert np.isfinite(first).all() and not np.array_equal(first, second)
+
+
+def test_a_published_model_is_judged_fine_tuned_and_handed_back(tmp_path, capsys):
+    """Its weights move, its network, schedule, target and way to sample stay."""
+    source, run, tuned = write_folder(tmp_path / "a", "learned"), tmp_path / "r", tmp_path / "t"
+    assert main(["import", str(source), "--out", str(run)]) == 0
+    images = np.random.Generator(np.random.PCG64(1)).integers(0, 256, (90, 4, 4, 1)).astype("u1")
+    np.save(tmp_path / "x.npy", images)
+    data = str(tmp_path / "x.npy")
+    train = ["train", data, "--from", str(run), "--out", str(tuned), "--steps", "2"]
+    assert main([*train, "--batch", "4", "--lr", "1e-3"]) == 0
+    before, after = td.load(run), td.load(tuned)
+    assert after.net == before.net and after.target == "eps" and after.learns_variance
+    assert np.array_equal(after.schedule.beta, before.schedule.beta)
+    assert 0 < np.abs(after.theta - before.theta).max() < 0.01
+    assert after.meta["sampling"] == before.meta["sampling"] and after.meta["recipe"]["vlb"] > 0
+    assert main(["export", str(tuned), "--out", str(tmp_path / "b")]) == 0
+    assert np.array_equal(td.from_diffusers(tmp_path / "b").theta, after.theta)
+    assert main(["eval", str(run), "--data", data, "--n", "6"]) == 0
+    assert "bits_per_dim" in capsys.readouterr().out
+    for extra in (["--base", "8"], ["--T", "10"], ["--target", "x0"], ["--schedule", "linear"]):
+        assert "--from" in refused(capsys, *train[:4], "--out", tmp_path / "z", *extra)
+    assert "--from" in refused(capsys, "train", "--resume", tuned, "--from", run)
+    assert "moments" in refused(capsys, "train", "--resume", run, "--steps", "3")
+
+
+def test_a_run_starts_at_a_models_weights():
+    x = np.random.Generator(np.random.PCG64(0)).uniform(-1, 1, (8, 2))
+    first = td.train(x, 2, batch=4, target="eps", seed=1)
+    second = td.train(x, 1, start=first, lr=0.0, seed=9)
+    assert np.array_equal(second.theta, first.theta) and second.target == "eps"
+    for bad in ({"net": td.MLP()}, {"schedule": td.linear(9)}, {"target": "v"}, {"vlb": 0.1}):
+        with pytest.raises(td.InputError):
+            td.train(x, 1, start=first, **bad)

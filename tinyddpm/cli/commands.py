@@ -64,9 +64,11 @@ def _new_run(args):
     labels = labels_of(fit, fit.classes or (0,)) if args.classes else None
     out = pathlib.Path(args.out or args.team.once(lambda: _free_folder(fit.name)))
     steps = Recipe().steps if args.steps is None else args.steps
-    net, s = given.network(args, fit.x.shape[1:], labels), given.noise_schedule(args)
+    net, s, start = None, None, given.fine_tuned(args)
+    if start is None:
+        net, s = given.network(args, fit.x.shape[1:], labels), given.noise_schedule(args)
     ops = backend.get(args.backend, args.precision or "fp32")
-    computed = opening.model_line(net, ops, args.shards, args.team)
+    computed = opening.model_line(start.net if start else net, ops, args.shards, args.team)
     args.say(f"{opening.data_line(fit, held)}; {computed}")
     with args.stopped.waiting():
         trained = run.train(
@@ -88,7 +90,8 @@ def _new_run(args):
             precision=args.precision,
             value_range=data.FITTED,
             levels=fit.levels,
-            **{name: getattr(args, name) for name in given.RECIPE},
+            start=start,
+            **given.recipe(args, start),
             **({} if args.shards is None else {"shards": args.shards}),
         )
     return out, fit, trained
@@ -97,9 +100,9 @@ def _new_run(args):
 def _resumed_run(args):
     """(folder, fitted data, model) of the run that --resume names, as far as it got."""
     out = pathlib.Path(args.resume)
-    if args.data or args.out:
+    if args.data or args.out or args.start:
         raise InputError(
-            "--resume takes its data and its folder from the run: give no DATA and no --out"
+            "--resume takes its data and its folder from the run: give no DATA, --out or --from"
         )
     trained = load(out, args.backend, args.precision or "fp32", args.team)
     fit, held = data.of_run(args, trained, out)
@@ -168,7 +171,8 @@ def evaluate(args: argparse.Namespace) -> int:
     """tinyddpm eval: sample quality against the held-out data, printed and kept in eval.json."""
     trained = load(args.run, args.backend, args.precision or "fp32", args.team)
     fit, held = data.of_run(args, trained, args.run)
-    check_digest(args.run, trained.meta, data.as_fitted(fit, trained))
+    if "digest" in trained.meta:
+        check_digest(args.run, trained.meta, data.as_fitted(fit, trained))
     if not len(held.x):
         raise InputError(f"{args.run} held nothing out: train with --holdout to judge by it")
     n = args.n or len(held.x)

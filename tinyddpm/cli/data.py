@@ -9,6 +9,7 @@ from ..datasets import sets
 from ..model import Model
 from ..runs.source import Source, as_trained, labels_of
 
+UNSEEN = 0.1  # the part of an imported run's --data that it is judged by
 FITTED = (-1.0, 1.0)  # the range of data that has been read, whatever its own was
 
 
@@ -49,9 +50,12 @@ def of_run(
     Raises:
         InputError: the run does not know where its data is, or it cannot be read.
     """
-    source = Source.of(trained.meta, run)
-    if getattr(args, "data", None):
-        source = dataclasses.replace(source, spec=args.data)
+    spec = getattr(args, "data", None)
+    if spec and "digest" not in trained.meta:  # imported: it was trained on data that we have not
+        source = Source(spec, UNSEEN)
+    else:
+        source = Source.of(trained.meta, run)
+        source = dataclasses.replace(source, spec=spec) if spec else source
     return source.read(args.limit, need_labels=bool(trained.classes))
 
 

@@ -12,6 +12,7 @@ from ..model import Model
 from ..nn.unet import UNet
 from ..process import Array
 from ..runs import new
+from ..runs.load import load
 from ..runs.sample import how_to_sample
 from ..schedule import Schedule
 from ..settings import Recipe, Sampling
@@ -57,6 +58,26 @@ def network(args: argparse.Namespace, shape: tuple[int, ...], labels: Array | No
         elif levels != len(net.mults):
             changes["attention"] = (False,) * (levels - 1) + (levels > 1,)
     return dataclasses.replace(net, **changes)
+
+
+def fine_tuned(args: argparse.Namespace) -> Model | None:
+    """The model that --from names, or None. Raises InputError for an option that it decides."""
+    if not args.start:
+        return None
+    defaults = {"schedule": "cosine", "T": 1000, "zero_snr": False, "target": Recipe.target}
+    defaults |= dict.fromkeys((*options.UNET, *options.PERCEPTRON))
+    for name, default in defaults.items():
+        if getattr(args, name) != default:
+            raise InputError(f"--{name.replace('_', '-')} is decided by the run of --from")
+    return load(args.start)
+
+
+def recipe(args: argparse.Namespace, start: Model | None) -> dict[str, Any]:
+    """The recipe's fields that are handed on; with --from, those alone that were given."""
+    values = {name: getattr(args, name) for name in RECIPE}
+    if start is None:
+        return values
+    return {name: value for name, value in values.items() if value != getattr(Recipe(), name)}
 
 
 def expected(args: argparse.Namespace, meta: dict[str, Any]) -> dict[str, Any]:

@@ -146,6 +146,13 @@ def _run_options(group):
     group.add_argument(
         "--resume", metavar="RUN", help="go on with this run; only --steps may change"
     )
+    group.add_argument(
+        "--from",
+        dest="start",
+        metavar="RUN",
+        help="fine-tune this run's model, which may be an imported one: its network, its "
+        "schedule and its target",
+    )
     _backend_option(group)
     _ranks_option(group)
     group.add_argument(

@@ -14,9 +14,10 @@ from ..nn.unet import UNet
 from ..process import Array
 from ..schedule import KINDS, Schedule
 from ..settings import Recipe
-from ..training import PLAN, Trainer, TrainState
+from ..training import PLAN, Trainer
 from . import memory
 from .load import NETS, check_net
+from .start import Start
 
 TABLES = 10  # float64 arrays (T + 1,) that a schedule and a trainer hold, at least
 
@@ -89,15 +90,14 @@ def network(net: Any, shape: tuple[int, ...], classes: int, learns_variance: boo
 
 
 def fresh_trainer(
-    data: sets.Data, given: dict[str, Any], net: Any, s: Schedule, ops: Ops, limit: int | None
+    data: sets.Data, given: dict[str, Any], begun: Start, ops: Ops, limit: int | None
 ) -> Trainer:
     """The trainer of a new run.
 
     Args:
         data: all of it.
         given: the fields of Recipe that were given.
-        net: as of `network`.
-        s: the schedule.
+        begun: the network, the schedule and the first weights.
         ops: the backend.
         limit: the most bytes that training may take, or None for the free memory alone.
 
@@ -113,9 +113,12 @@ def fresh_trainer(
         raise InputError(f"flip mirrors images, and the data holds samples {data.x.shape[1:]}")
     shape = data.x.shape[1:]
     classes = 0 if data.labels is None else len(np.unique(data.labels))
-    net = network(net, shape, classes, recipe.vlb > 0)
+    net = network(begun.net, shape, classes, recipe.vlb > 0)
+    if classes and recipe.label_dropout and not getattr(net, "no_label", True):
+        raise InputError("label_dropout must be 0 for a network without a row for no label")
+    s = noise_schedule(begun.schedule)
     memory.check("this run", needs(net, recipe, s, shape, ops), limit)
-    state = TrainState.fresh(net, recipe.seed).on(ops)
+    state = begun.state(net, recipe.seed).on(ops)
     return Trainer(net, s, data.x, recipe, state, ops, numbered(data.labels))
 
 

@@ -22,7 +22,6 @@ from ..datasets import sets
 from ..errors import InputError, TinyDDPMError
 from ..model import Model
 from ..nn import params
-from ..process import Array
 from ..schedule import Schedule
 from ..settings import Recipe, check_settings, setting, split
 from ..shards import ALONE, Alone
@@ -31,9 +30,10 @@ from . import checkpoint, files, lock, threads
 from .load import from_checkpoint, net_to_meta
 from .log import NAME as LOG
 from .log import RunLog
-from .new import fresh_trainer, noise_schedule, numbered
+from .new import fresh_trainer, numbered
 from .progress import Progress, watching
-from .source import Pair, as_trained, check_digest
+from .source import Pair, as_trained, check_digest, check_trained
+from .start import start
 
 Stop = Callable[[], bool]  # called after each step: True ends the run early
 
@@ -55,6 +55,7 @@ class RunSettings:
     progress: Progress | bool | None = setting(None, "whether to show it, or what is to be told")
     stop: Stop | None = setting(None, "called after each step; True ends the run early")
     team: Alone = setting(ALONE, "the processes that share the work")
+    start: Model | None = setting(None, "a model to fine-tune: its network, schedule and target")
     limit: int | None = setting(None, "the most bytes that training may take", low=1)
     # kept in the checkpoint, under these names, beside the run's own settings: JSON's kinds
     meta: dict[str, Any] | None = None  # the user's own
@@ -103,9 +104,10 @@ def train(
     data = as_trained(images, labels, kept.value_range)
     recipe["steps"] = steps
     ops = get(kept.backend or "numpy", kept.precision or "fp32")
-    trainer = fresh_trainer(data, recipe, net, noise_schedule(schedule), ops, kept.limit)
+    begun = start(kept.start, recipe, net, schedule)
+    trainer = fresh_trainer(data, recipe, begun, ops, kept.limit)
     about = {**_about(trainer, data), **kept.counts, "backend": kept.backend or "numpy"}
-    about |= {name: value for name, value in _kept(kept).items() if value is not None}
+    about |= {name: value for name, value in _kept(kept).items() if value is not None} | begun.meta
     if kept.value_range is not None:
         about["range"] = list(map(float, kept.value_range))
     about = checkpoint.plain(about)  # what cannot be kept is refused before the first step
@@ -133,7 +135,8 @@ def _about(trainer, data):
         "net": net_to_meta(trainer.net),
         "recipe": asdict(trainer.recipe),
         "shape": list(data.x.shape[1:]),
-        "classes": list(data.classes) or _named(data.labels),
+        "classes": list(data.classes)
+        or np.unique(() if data.labels is None else data.labels).tolist(),
         "digest": sets.digest(data),
         "precision": trainer.ops.precision,
     }
@@ -168,8 +171,8 @@ def resume(
             process trains there; the images are not those it was trained on.
     """
     kept = RunSettings(**split(settings, RunSettings, own=("steps", "labels", "expect"))[0])
-    if kept.meta is not None:
-        raise InputError("meta is kept from the run's first step: it cannot be given again")
+    if kept.meta is not None or kept.start is not None:
+        raise InputError("meta and start are of a run's first step: they cannot be given again")
     with contextlib.ExitStack() as stack:
         arrays, meta = kept.team.once(lambda: _hold_old(out, stack))
         trained = from_checkpoint(arrays, meta)
@@ -237,6 +240,7 @@ def _hold_old(out, stack):
 
 def _check_settings(out, meta, expect):
     """Raises InputError where a run's settings are not what is expected, or cannot be."""
+    check_trained(meta, out)
     differs = checkpoint.differences({**meta["net"], **meta["recipe"]}, expect)
     if differs:
         raise InputError(f"{out} is another run: {'; '.join(differs)}")
@@ -393,8 +397,3 @@ def _leave(out, made):
     with contextlib.suppress(OSError):  # one that is not empty stays
         for folder in made:
             folder.rmdir()
-
-
-def _named(labels: Array | None) -> list[int]:
-    """The labels that there are, each once; none for None."""
-    return [] if labels is None else np.unique(labels).tolist()

@@ -53,6 +53,7 @@ class Source:
         Raises InputError where they have none, or one that no run keeps.
         """
         about = meta.get("data")
+        check_trained(meta, run)
         if about is None:
             raise InputError(
                 "this run was trained on an array: only the library can resume or judge it"
@@ -92,8 +93,18 @@ def as_trained(
     return sets.from_array(np.asarray(images), labels, "the images", value_range)
 
 
+def check_trained(meta: dict[str, Any], run: str | Path) -> None:
+    """Raise InputError for a run that was imported, with what can be done with it."""
+    if "digest" not in meta:
+        raise InputError(
+            f"{run} was imported and has no data and no moments of its own: "
+            "fine-tune it with train --from, judge it with eval --data"
+        )
+
+
 def check_digest(run: str | Path, meta: dict[str, Any], data: sets.Data) -> None:
     """Raise InputError unless the data is what a run was trained on."""
+    check_trained(meta, run)
     with checkpoint.content_errors_as_input(run):
         if sets.digest(data) != meta["digest"]:
             raise InputError(f"the data is not what {run} was trained on")
