@@ -88,7 +88,7 @@ class Recording:
         before.wait_event(stream.record())
 
     def _record(self, function, held):
-        """The graph of one run, which is not carried out. Raises NotRecorded where there is none."""
+        """The graph of one run, which is not carried out. Raises NotRecorded if there is none."""
         cuda, stream = self.ops.xp.cuda, self.ops.recording_stream
         self.results = None
         with stream, cuda.using_allocator(self.pool.malloc):
