@@ -277,7 +277,7 @@ def test_a_large_transparent_png_takes_little_more_than_its_pixels():
 import pathlib, re, tempfile
 import numpy as np
 from PIL import Image
-from tinyddpm.datasets import pictures, readers
+from tinyddpm.datasets import readers, sets
 
 def peak():
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
@@ -292,7 +292,10 @@ with tempfile.TemporaryDirectory() as folder:
     open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
     before = peak()
     images = readers.read(folder).array
-    print(peak() - before, images.shape, images.min(), images.max())
+    taken = peak() - before
+    del images
+    x = sets.load(folder).x
+    print(taken, peak() - before, x.shape)
 """
     if not os.access("/proc/self/clear_refs", os.W_OK):
         pytest.skip("the peak of memory cannot be reset here")
@@ -301,9 +304,11 @@ with tempfile.TemporaryDirectory() as folder:
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
-    taken, rest = done.stdout.split(maxsplit=1)
-    assert rest.split(")")[0] == "(1, 2000, 4000, 3"
+    taken, loaded, shape = done.stdout.strip().split(maxsplit=2)
+    assert shape == "(1, 2000, 4000, 3)"
     assert 24e6 < int(taken) < 56e6 + 24e6
+    # as float32 96 MB beside the 24 MB: what was decoded has been given back
+    assert 96e6 < int(loaded) < 120e6 + 24e6
 
 
 def test_warnings_are_as_before_whichever_thread_ends_last():

@@ -153,6 +153,19 @@ def test_a_network_that_its_parameters_do_not_fill_is_refused_unbuilt(trained, n
     refused({**arrays, "ema": np.zeros(10_001, np.float32)}, {**meta, "net": net})
 
 
+def test_a_shape_that_is_not_the_datas_is_refused(trained):
+    """Before eval draws samples of it."""
+    arrays, meta = trained
+    content = command_cases.checkpoints()[0]
+    with open("r/checkpoint.npz", "wb") as file:
+        file.write(content)
+    arrays, meta = checkpoint.load("r")
+    meta["data"]["spec"] = "images.npz"
+    del meta["version"]
+    lines = refused(arrays, {**meta, "shape": [8, 4, 1]}, COMMANDS[2:])
+    assert all("have the shape (8, 4, 1), those of its data (4, 4, 1)" in each for each in lines)
+
+
 def test_settings_of_sampling_are_checked(trained):
     arrays, meta = trained
     for own in ("ddim", [1], {"sampler": "dd"}, {"steps": "9"}, {"odd": 1}, {"clip": []}):

@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 from ..datasets import sets
+from ..errors import InputError
 from ..model import Model
 from ..runs.source import Source, as_trained, labels_of
 
@@ -56,7 +57,13 @@ def of_run(
     else:
         source = Source.of(trained.meta, run)
         source = dataclasses.replace(source, spec=spec) if spec else source
-    return source.read(args.limit, need_labels=bool(trained.classes))
+    fit, held = source.read(args.limit, need_labels=bool(trained.classes))
+    if fit.x.shape[1:] != trained.shape:
+        raise InputError(
+            f"the samples of {run} have the shape {trained.shape}, those of its data "
+            f"{fit.x.shape[1:]}"
+        )
+    return fit, held
 
 
 def as_fitted(fit: sets.Data, trained: Model) -> sets.Data:

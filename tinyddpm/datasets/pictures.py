@@ -1,6 +1,8 @@
 """Reading pictures with Pillow, which nothing else of the readers needs."""
 
 import contextlib
+import ctypes
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ PIXELS = 2**30 // 12  # of one picture; more is taken for a decompression bomb, 
 # whatever the size of the file.
 SPARE = 2**22
 BAND = 2**20  # pixels converted at a time
+LARGE = 2**22  # pixels of a picture whose memory is worth giving back at once
 # --size decodes a JPEG at a fraction of its size, this many times larger than what is asked for
 DRAFT = 4
 ONE_SIZE = "bring them to one size with --size N (size=N in Python)"
@@ -52,6 +55,7 @@ def read_pictures(
     check_size((len(paths), height, width, len(mode)), 1, limit)
     images = np.empty((0, 0, 0, 0), np.uint8)
     several: Counter[str] = Counter()
+    large = False
     for i, (path, name) in enumerate(zip(paths, names)):
         with file_errors_as_input(name), _opened(path, limit) as image:
             picture = _square(image, size) if size else _turned(image)
@@ -64,7 +68,11 @@ def read_pictures(
                     f"{images.shape[2]} x {images.shape[1]}: {ONE_SIZE}"
                 )
             _fill(images[i], picture, mode)
+            large = large or picture.width * picture.height > LARGE
             several[str(image.format)] += _holds_more(image)
+    del image, picture
+    if large:
+        _give_back()
     more = [counted(n, f"{kind} file") for kind, n in several.items() if n]
     return images, tuple(f"{each} with more than one frame: the first was read" for each in more)
 
@@ -126,6 +134,16 @@ def _on_white(image):
         return image
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image.convert("RGBA"))
+
+
+def _give_back():
+    """Ask glibc to return what the decoded pictures took: in its heap it would be held for others.
+
+    What follows are arrays, which take memory of their own. Another C library has no such thing.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _holds_more(image):
