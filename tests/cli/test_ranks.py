@@ -34,7 +34,7 @@ def test_the_shards_are_the_runs_own(tmp_path, monkeypatch, capsys):
 
 
 LINES = [
-    ["train", "moons", "--steps", "2", "--out", "run", *TINY, "--shards", "6"],
+    ["train", "DATA", "--steps", "2", "--out", "run", *TINY, "--shards", "6"],
     ["train", "--resume", "run", "--steps", "4"],
     ["sample", "run", "--n", "7", "--array", "x.npy", "--gif", "x.gif"],
     ["eval", "run", "--n", "20"],
@@ -49,7 +49,7 @@ REFUSED = [
     (["VERSION", *NEW], 2, "rank 0 and rank 1 differ in tinyddpm (VERSION0; VERSION1)"),
     ([*NEW, "--ranks", "2"], 2, "--ranks 2, but 3 processes were started"),
     ([*NEW, "--lr", "1e30"], 1, "training diverged at step 2: "),
-    (LINES[0], 2, "run already holds a run"),
+    ([*NEW[:5], "run", *NEW[6:]], 2, "run already holds a run"),
     # last, for the rank that fails alone ends the others
     (["train", "is{rank}.npy", *NEW[2:]], 2, "rank 2: no data named 'is2.npy'"),
 ]
@@ -60,7 +60,9 @@ def test_three_ranks_write_the_files_of_one_process(tmp_path, monkeypatch, capsy
     for name in ("data0", "data1", "data2", "is0", "is1"):
         values = np.linspace(-1, 1, 40).reshape(20, 2)
         np.save(tmp_path / f"{name}.npy", values * (0.9 if name == "data0" else 1))
-    codes, err = ranks.command_lines(3, LINES + [line for line, _, _ in REFUSED], tmp_path)
+    np.save(tmp_path / "points.npy", np.sin(np.arange(400.0)).reshape(200, 2))
+    lines = [[str(tmp_path / "points.npy") if x == "DATA" else x for x in line] for line in LINES]
+    codes, err = ranks.command_lines(3, lines + [line for line, _, _ in REFUSED], tmp_path)
     assert codes == [0] * len(LINES) + [code for _, code, _ in REFUSED], err
     told = err.splitlines()
     assert len(told) == len(REFUSED), err
@@ -70,7 +72,7 @@ def test_three_ranks_write_the_files_of_one_process(tmp_path, monkeypatch, capsy
     (tmp_path / "alone").mkdir()
     monkeypatch.chdir(tmp_path / "alone")
     monkeypatch.setattr(commands, "FRAMES", 4)
-    assert [commands.main(line) for line in LINES] == [0] * len(LINES)
+    assert [commands.main(line) for line in lines] == [0] * len(LINES)
     for folder in (tmp_path, tmp_path / "run"):
         alone = tmp_path / "alone" / folder.relative_to(tmp_path)
         names = {path.name for path in alone.iterdir() if path.is_file()}
