@@ -69,7 +69,7 @@ def fine_tuned(args: argparse.Namespace) -> Model | None:
     for name, default in defaults.items():
         if getattr(args, name) != default:
             raise InputError(f"--{name.replace('_', '-')} is decided by the run of --from")
-    return load(args.start)
+    return load(args.start, team=args.team)
 
 
 def recipe(args: argparse.Namespace, start: Model | None) -> dict[str, Any]:
