@@ -25,7 +25,7 @@ DOCS = ROOT / "docs"
 CHAPTERS = sorted(DOCS.glob("[1-9]-*.md"))
 BESIDE = [
     DOCS / f"{name}.md"
-    for name in ("equations", "samplers", "benchmarks", "guarantees", "parallel")
+    for name in ("equations", "samplers", "benchmarks", "guarantees", "interop", "parallel")
 ]
 PAGES = [ROOT / "README.md", DOCS / "README.md", *CHAPTERS, *BESIDE]
 LANGUAGES = ("python", "text", "sh")
