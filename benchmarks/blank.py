@@ -197,7 +197,10 @@ class Module:
     """What stands for CuPy: NumPy's functions, and makers of Blanks."""
 
     ndarray = Blank
-    cuda = SimpleNamespace(runtime=SimpleNamespace(getDevice=lambda: 0))
+    cuda = SimpleNamespace(
+        runtime=SimpleNamespace(getDevice=lambda: 0),
+        get_current_stream=lambda: SimpleNamespace(ptr=0),
+    )
 
     def __init__(self, nodes):
         self.nodes = nodes

@@ -24,36 +24,42 @@ class Rate(NamedTuple):
     share: float  # of the copy's bandwidth
 
 
-# A product's floor holds its reductions over split sums; a normalisation's, its three passes.
+# A product's floor holds its reductions over split sums; a normalisation's, its passes.
 RATES = {
     "product": Rate(5e-6, 1.0),
     "im2col": Rate(2e-6, 0.67),
     "col2im": Rate(2e-6, 0.67),  # assumed: as im2col, which moves the same bytes
     **dict.fromkeys(("elementwise", "copy"), Rate(1.6e-6, 0.67)),  # CuPy's
     **dict.fromkeys(("sum", "memset"), Rate(1.6e-6, 1.0)),
-    **dict.fromkeys(
-        ("norm", "norm_silu", "norm_backward", "norm_silu_backward"), Rate(4e-6, 0.206)
-    ),
+    # assumed: the second reading comes from the cache, at 5.5 TB/s, all else at 0.9 of the copy;
+    # a backward's last block sums over the samples when all others are done
+    **dict.fromkeys(("norm", "norm_silu"), Rate(4e-6, 0.6)),
+    **dict.fromkeys(("norm_backward", "norm_silu_backward"), Rate(6e-6, 0.6)),
 }
+# Of the normalisations that were measured: three passes over 16 bytes of a pixel, a block a group.
+MEASURED_NORMS = dict.fromkeys(
+    ("norm", "norm_silu", "norm_backward", "norm_silu_backward"), Rate(4e-6, 0.206)
+)
 STREAM = Rate(1.6e-6, 0.9)  # of every other kernel: the fused steps reach 88 to 98 %
 
 
-def seconds(kind, work, precision="fp32"):
+def seconds(kind, work, precision="fp32", rates=RATES):
     """The predicted time of all nodes of one kind.
 
     Args:
         kind: of the nodes.
         work: Work.
         precision: of the products, "fp32" or "tf32".
+        rates: {kind: Rate}.
     """
-    rate = RATES.get(kind, STREAM)
+    rate = rates.get(kind, STREAM)
     moving = work.bytes / (rate.share * COPY)
     return work.nodes * rate.floor + moving + work.operations / PRODUCTS[precision]
 
 
-def predict(works, precision="fp32"):
-    """{kind: seconds} of a step, the longest first; works: {kind: Work}."""
-    found = {kind: seconds(kind, work, precision) for kind, work in works.items()}
+def predict(works, precision="fp32", rates=RATES):
+    """{kind: seconds} of a step, the longest first; works: {kind: Work}, the rest as above."""
+    found = {kind: seconds(kind, work, precision, rates) for kind, work in works.items()}
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
@@ -70,7 +76,8 @@ def errors():
             works = {kind: Work(*numbers) for kind, numbers in kinds.items()}
             for precision in PRODUCTS:
                 measured = figures["steps_ms"][f"{name} {step}"][f"prototype, {precision}"]
-                predicted = 1e3 * sum(predict(works, precision).values())
+                times = predict(works, precision, RATES | MEASURED_NORMS)
+                predicted = 1e3 * sum(times.values())
                 found[name, step, precision] = predicted, measured
     return found
 

@@ -6,6 +6,7 @@ kernel computes, is the parent's, except for the fused steps, which refuse it.
 """
 
 import math
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from .launch import STEP_THREADS, aligned, tiles_for
 from .layers import CudaLayers
 
 NORM_THREADS = 8 if SIMULATED else groupnorm.THREADS  # of a block; few for the simulator
+ENOUGH_BLOCKS, FEW_BLOCKS = 256, 128  # about two for each processor of an H100, and one
 
 
 class _Normalised(NamedTuple):
@@ -105,24 +107,24 @@ class CudaKernels(CudaLayers):
 
     def groupnorm(self, x, p, groups, tape, tol=1e-6):
         """Ops.groupnorm, in one kernel."""
-        if x.dtype != np.float32:
+        if x.dtype != np.float32 or x.shape[-1] > groupnorm.MOST * groups:
             return super().groupnorm(x, p, groups, tape, tol)
         return self._normalise(x, p, groups, tape, tol, silu=False)
 
     def groupnorm_backward(self, dy, g, tape):
-        """Ops.groupnorm_backward, in one kernel and two sums over the samples."""
+        """Ops.groupnorm_backward, in one kernel."""
         if not isinstance(tape[-1], _Normalised):
             return super().groupnorm_backward(dy, g, tape)
         return self._normalise_backward(dy, g, tape)
 
     def groupnorm_silu(self, x, p, groups, tape, tol=1e-6):
         """Ops.groupnorm_silu, in one kernel."""
-        if x.dtype != np.float32:
+        if x.dtype != np.float32 or x.shape[-1] > groupnorm.MOST * groups:
             return super().groupnorm_silu(x, p, groups, tape, tol)
         return self._normalise(x, p, groups, tape, tol, silu=True)
 
     def groupnorm_silu_backward(self, dy, g, tape):
-        """Ops.groupnorm_silu_backward, in one kernel and two sums over the samples."""
+        """Ops.groupnorm_silu_backward, in one kernel."""
         if not isinstance(tape[-1], _Normalised):
             return super().groupnorm_silu_backward(dy, g, tape)
         return self._normalise_backward(dy, g, tape)
@@ -130,38 +132,66 @@ class CudaKernels(CudaLayers):
     def _normalise(self, x, p, groups, tape, tol, silu):
         B, C = len(x), x.shape[-1]
         y = self.xp.empty(x.shape, np.float32)
-        mean, inv = (self.xp.empty(B * groups, np.float32) for _ in range(2))
+        mean, inv = (self.xp.empty(B * C, np.float32) for _ in range(2))
         w, b = self._flat(p.w, (C,)), self._flat(p.b, (C,))
         kept = _Normalised(self._flat(x), w, b, mean, inv, groups, silu)
-        name = "norm_silu" if silu else "norm"
-        grid, block, sizes = _group_launch(x.shape, groups)
+        wide = C % 4 == 0 and aligned([kept.x, y])
+        grid, block, sizes = slab_launch(x.shape, groups, wide)
         arrays = kept.x, w, b, y.reshape(-1), mean, inv
-        self._launch(name, grid, block, *arrays, *sizes, np.float32(tol))
+        name = "norm_silu" if silu else "norm"
+        self._launch(name, grid, block, *arrays, *sizes, np.float32(tol), wide=wide)
         tape.append(kept)
         return y
 
     def _normalise_backward(self, dy, g, tape):
         kept = tape.pop()
-        dx = self.xp.empty(dy.shape, np.float32)
+        dx, dy = self.xp.empty(dy.shape, np.float32), self.xp.ascontiguousarray(dy)
         B, C = len(dy), dy.shape[-1]
-        dw, db = (self.xp.empty((B, C), np.float32) for _ in range(2))
-        name = "norm_silu_backward" if kept.silu else "norm_backward"
-        grid, block, sizes = _group_launch(dy.shape, kept.groups)
+        dw, db = (self.xp.empty(B * C, np.float32) for _ in range(2))
+        wide = C % 4 == 0 and aligned([kept.x, dx, dy])
+        grid, block, sizes = slab_launch(dy.shape, kept.groups, wide)
         given = self._flat(dy), kept.x, kept.w, kept.b, kept.mean, kept.inv
-        filled = (a.reshape(-1) for a in (dx, dw, db))
-        self._launch(name, grid, block, *given, *filled, *sizes)
-        self.products.add_rows(dw, g.w)
-        self.products.add_rows(db, g.b)
+        filled = dx.reshape(-1), dw, db, self._in_place(g.w), self._in_place(g.b)
+        name = "norm_silu_backward" if kept.silu else "norm_backward"
+        arrays = *given, *filled, self._slab_counts(grid[1])
+        self._launch(name, grid, block, *arrays, *sizes, wide=wide)
         return dx
 
+    @cached_property
+    def _counts(self):
+        """What finds the last block of a slab, by device and stream: zeros between kernels."""
+        return {}
 
-def _group_launch(shape, groups):
-    """Grid, block and sizes (pixels, channels, channels of a group) of a normalisation's kernel."""
+    def _slab_counts(self, slabs):
+        """A zero for each slab, of which no kernel on another stream knows."""
+        key = slabs
+        if self.xp is not np:
+            cuda = self.xp.cuda
+            key = slabs, cuda.runtime.getDevice(), cuda.get_current_stream().ptr
+        if key not in self._counts:
+            self._counts[key] = self.xp.zeros(slabs, np.uint32)
+        return self._counts[key]
+
+
+def slab_launch(shape, groups, wide):
+    """How a normalisation of an array (B, ..., C) is launched.
+
+    Returns:
+        The grid, the block, and the kernel's sizes: pixels, channels, those of a group, and those
+        of a slab. A slab is whole groups; of up to 64 channels, so that neighbours are read
+        together, but fewer where that leaves processors without a block.
+    """
     B, C = shape[0], shape[-1]
     pixels, width = math.prod(shape[1:-1]), C // groups
-    across = min(width, NORM_THREADS)
-    block = across, max(1, min(NORM_THREADS // across, pixels))
-    return (B, groups), block, (np.int64(pixels), np.int64(C), np.int64(width))
+    unit = math.lcm(width, 4) if wide else width
+    slabs = [n for n in range(unit, max(unit, min(C, 64)) + 1, unit) if C % n == 0]
+    slabs = [n for n in slabs if n >= 8] or slabs[-1:]  # 32 bytes: what memory hands over at once
+    slab = slabs[0]
+    for least in (FEW_BLOCKS, ENOUGH_BLOCKS):
+        slab = max((n for n in slabs if B * (C // n) >= least), default=slab)
+    across = min(-(-slab // 4), max(1, NORM_THREADS // 8))
+    down = 1 << (min(NORM_THREADS // across, max(pixels, 1)).bit_length() - 1)
+    return (B, C // slab), (across, down), tuple(map(np.int64, (pixels, C, width, slab)))
 
 
 class CudaOps(Recorder, CudaKernels, CupyOps):

@@ -1,204 +1,295 @@
 """The CUDA kernels of GroupNorm, with or without SiLU, float32, over flat channels-last arrays.
 
-One block of threads computes one group of one sample: threadIdx.x counts the group's channels,
-threadIdx.y its pixels. Sums are trees in shared memory, always of the same shape, so that a result
-is the same in every run.
+One block of threads takes a slab of one sample: some neighbouring groups, so that what it reads of
+a pixel is a whole sector of memory or more. A thread takes four neighbouring channels of every
+blockDim.y-th pixel. Each array is read twice, the second time from the cache where the first has
+left it. Sums have one order, the same in every run: also those over the samples, which the last
+block of a slab makes.
+
+Every kernel exists twice: `wide`, with 16-byte loads and stores, for channels, slabs and addresses
+that are multiples of four floats, and narrow. The backward is in `groupnorm_backward`.
 """
 
 import numpy as np
 from numba import cuda, float32
 
-from .device_functions import ZERO, device, norm_formulas, sqrt
+from .device_functions import ZERO, access, device, maximum, norm_formulas, sqrt
 
-normalised, normalised_backward = norm_formulas.normalised, norm_formulas.normalised_backward
-silu, silu_slope = norm_formulas.silu, norm_formulas.silu_slope
+normalised, silu = norm_formulas.normalised, norm_formulas.silu
 THREADS = 256  # of a block, at most: the size of what it shares
+SUMS = 8 * THREADS
+MOST = 512  # channels of a slab: two numbers of each are shared
 UNIT = np.float32(1)
-
-
-@device
-def fold(shared, value, lane, count, stride):
-    """The sum of `value` over a column of threads; several columns call this together.
-
-    Args:
-        shared: (THREADS,), shared memory.
-        value: this thread's.
-        lane: this thread's rank in its column.
-        count: the threads of a column.
-        stride: how far apart in `shared` they are.
-    """
-    place = cuda.threadIdx.y * cuda.blockDim.x + cuda.threadIdx.x
-    shared[place] = value
-    cuda.syncthreads()
-    while count > 1:
-        half = (count + 1) >> 1
-        if lane + half < count:
-            shared[place] += shared[place + half * stride]
-        cuda.syncthreads()
-        count = half
-    total = shared[place - lane * stride]
-    cuda.syncthreads()
-    return total
-
-
-@device
-def fold_pixels(shared, value):
-    """The sum of `value` over the threads of one threadIdx.x, which share their channels."""
-    return fold(shared, value, cuda.threadIdx.y, cuda.blockDim.y, cuda.blockDim.x)
+load_few, _ = access(False)
 
 
 @device
 def fold_block(shared, value):
-    """The sum of `value` over all threads of the block."""
+    """The sum of `value` over all threads of the block, a tree; shared: (THREADS,)."""
     place = cuda.threadIdx.y * cuda.blockDim.x + cuda.threadIdx.x
-    return fold(shared, value, place, cuda.blockDim.x * cuda.blockDim.y, 1)
+    shared[place] = value
+    cuda.syncthreads()
+    count = cuda.blockDim.x * cuda.blockDim.y
+    while count > 1:
+        half = (count + 1) >> 1
+        if place + half < count:
+            shared[place] += shared[place + half]
+        cuda.syncthreads()
+        count = half
+    total = shared[0]
+    cuda.syncthreads()
+    return total
 
 
 @device
-def block_group(pixels, channels, width):
-    """This block's group: its place among all groups, its first channel, its size as a float32."""
-    return (
-        cuda.blockIdx.x * cuda.gridDim.y + cuda.blockIdx.y,
-        cuda.blockIdx.y * width,
-        np.float32(pixels * width),
-    )
+def fold_pixels(shared, sums):
+    """Sum eight numbers over the threads of one threadIdx.x; blockDim.y is a power of two.
+
+    In two passes over all columns at once: a thread adds eight of the rows, another those sums.
+
+    Args:
+        shared: (SUMS,); number k of column x is found at k blockDim.x + x afterwards.
+        sums: this thread's eight.
+    """
+    across, down, x, y = cuda.blockDim.x, cuda.blockDim.y, cuda.threadIdx.x, cuda.threadIdx.y
+    row = 8 * across
+    place = y * row + x
+    shared[place], shared[place + across] = sums[0], sums[1]
+    place += 2 * across
+    shared[place], shared[place + across] = sums[2], sums[3]
+    place += 2 * across
+    shared[place], shared[place + across] = sums[4], sums[5]
+    place += 2 * across
+    shared[place], shared[place + across] = sums[6], sums[7]
+    cuda.syncthreads()
+    if down < 8:
+        column, k = x, 0
+        while y == 0 and k < 8:
+            total, r = ZERO, 0
+            while r < down:
+                total += shared[r * row + column]
+                r += 1
+            shared[column] = total
+            column += across
+            k += 1
+        cuda.syncthreads()
+        return
+    parts, column = down >> 3, (y & 7) * across + x
+    place, r, total = (y >> 3) * row + column, 0, ZERO
+    first = place
+    while r < 8:
+        total += shared[place]
+        place += parts * row
+        r += 1
+    shared[first] = total
+    cuda.syncthreads()
+    if y < 8:
+        total, r = ZERO, 0
+        while r < parts:
+            total += shared[r * row + column]
+            r += 1
+        shared[column] = total
+    cuda.syncthreads()
 
 
 @device
-def thread_pixels(c, pixels, channels):
-    """This thread's pixels in channel c of this block's sample: the first index, the step, the end.
+def moments(sums, v, shift):
+    """sums, with four more values: of v - shift, and of its square."""
+    d0, d1, d2, d3 = v[0] - shift[0], v[1] - shift[1], v[2] - shift[2], v[3] - shift[3]
+    a, b = (sums[0] + d0, sums[1] + d1), (sums[2] + d2, sums[3] + d3)
+    c, d = (sums[4] + d0 * d0, sums[5] + d1 * d1), (sums[6] + d2 * d2, sums[7] + d3 * d3)
+    return a + b + c + d
+
+
+@device
+def channel_moments(centre, spread, parts, column, shift, c, slab, pixels):
+    """A channel's mean and sum of squares about it, into the shared, from sums about a shift."""
+    if c < slab:
+        total = parts[column]
+        over = total / np.float32(pixels)
+        centre[c] = shift + over
+        spread[c] = parts[column + 4 * cuda.blockDim.x] - total * over
+
+
+@device
+def group_moments(centre, spread, slab, width, pixels, tol):
+    """Each group's mean and 1 / sqrt(var + tol) in the place of its channels' moments.
+
+    The mean of a group's channels' means, and the sum of squares about it, are exact however far
+    from zero they lie (Chan, Golub & LeVeque 1983). A thread takes a group.
+    """
+    first = (cuda.threadIdx.y * cuda.blockDim.x + cuda.threadIdx.x) * width
+    count, size = np.float32(pixels), np.float32(width)
+    while first < slab:
+        mean, square = ZERO, ZERO
+        c = first
+        while c < first + width:
+            mean += centre[c]
+            c += 1
+        mean /= size
+        c = first
+        while c < first + width:
+            d = centre[c] - mean
+            square += spread[c] + count * (d * d)
+            c += 1
+        scale = UNIT / sqrt(maximum(square, ZERO) / (count * size) + tol)
+        c = first
+        while c < first + width:
+            centre[c], spread[c] = mean, scale
+            c += 1
+        first += width * cuda.blockDim.x * cuda.blockDim.y
+
+
+@device
+def four(shared, c, slab):
+    """shared[c : c + 4]; zeros from `slab` on."""
+    return load_few(shared, np.uint64(c), slab - c, ZERO)
+
+
+@device
+def start(c, pixels, channels, slab):
+    """Where four channels of this thread's first pixel lie, and how far apart its pixels are.
 
     Unsigned, so that Numba does not look for negative indices at every access.
     """
     sample = np.int64(cuda.blockIdx.x) * pixels * channels
-    return (
-        np.uint64(sample + channels * cuda.threadIdx.y + c),
-        np.uint64(channels * cuda.blockDim.y),
-        np.uint64(sample + pixels * channels),
-    )
+    first = sample + channels * cuda.threadIdx.y + cuda.blockIdx.y * slab + c
+    return np.uint64(first), np.uint64(channels * cuda.blockDim.y)
 
 
-@device
-def moment(x, centre, power, first, pixels, channels, width):
-    """This thread's part of a group's sum of (x - centre)^power.
+def sum_function(load):
+    """sum_pixels, with a way to load four values."""
 
-    Args:
-        x: the flat array.
-        centre: float32.
-        power: 1 or 2.
-        first: the group's first channel.
-        pixels, channels, width: as `norm`'s.
-    """
-    total, c = ZERO, cuda.threadIdx.x
-    while c < width:
-        i, step, end = thread_pixels(first + c, pixels, channels)
-        while i < end:
-            d = x[i] - centre
-            total += d * d if power == 2 else d
-            i += step
-        c += cuda.blockDim.x
-    return total
+    @device
+    def sum_pixels(x, c, left, pixels, channels, slab):
+        """A shift for each of four channels, and this thread's eight sums about them.
+
+        The shift is the sample's first pixel: no digit is lost however far from zero they lie.
+        """
+        i, apart = start(c, pixels, channels, slab)
+        shift = load(x, i - np.uint64(channels * cuda.threadIdx.y), left, ZERO)
+        sums = (ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO)
+        j, step = np.int64(cuda.threadIdx.y), np.int64(cuda.blockDim.y)
+        while j + 3 * step < pixels:  # four loads are under way together
+            v0, v1 = load(x, i, left, ZERO), load(x, i + apart, left, ZERO)
+            i += apart + apart
+            v2, v3 = load(x, i, left, ZERO), load(x, i + apart, left, ZERO)
+            i += apart + apart
+            sums = moments(moments(sums, v0, shift), v1, shift)
+            sums = moments(moments(sums, v2, shift), v3, shift)
+            j += 4 * step
+        while j < pixels:
+            sums = moments(sums, load(x, i, left, ZERO), shift)
+            i += apart
+            j += step
+        return sums, shift
+
+    return sum_pixels
 
 
-def norm_kernel(activate):
+def write_function(activate, load, store):
+    """write_pixels, with ways to load and store four values, and SiLU where `activate`."""
+
+    @device
+    def finished(v, centre, scale, weight, bias):
+        n = normalised(v, centre, scale, weight, bias)
+        return silu(n) if activate else n
+
+    @device
+    def write(y, i, left, v, m, s, w, b):
+        p, q = finished(v[0], m[0], s[0], w[0], b[0]), finished(v[1], m[1], s[1], w[1], b[1])
+        r, t = finished(v[2], m[2], s[2], w[2], b[2]), finished(v[3], m[3], s[3], w[3], b[3])
+        store(y, i, left, p, q, r, t)
+
+    @device
+    def write_pixels(x, y, c, sizes, m, s, weight, bias):
+        """This thread's pixels of y in four channels, of mean m and 1 / sqrt(var + tol) s."""
+        pixels, channels, slab = sizes
+        left = slab - c
+        i, apart = start(c, pixels, channels, slab)
+        j, step = np.int64(cuda.threadIdx.y), np.int64(cuda.blockDim.y)
+        while j + step < pixels:
+            v0, v1 = load(x, i, left, ZERO), load(x, i + apart, left, ZERO)
+            write(y, i, left, v0, m, s, weight, bias)
+            write(y, i + apart, left, v1, m, s, weight, bias)
+            i += apart + apart
+            j += 2 * step
+        if j < pixels:
+            write(y, i, left, load(x, i, left, ZERO), m, s, weight, bias)
+
+    return write_pixels
+
+
+def statistics_function(load):
+    """statistics, with a way to load four values."""
+    sum_pixels = sum_function(load)
+
+    @device
+    def statistics(x, centre, spread, parts, pixels, channels, width, slab, tol):
+        """Each channel's mean and 1 / sqrt(var + tol), those of its group, into the shared."""
+        c, turn = 4 * np.int64(cuda.threadIdx.x), np.int64(0)
+        while turn < slab:  # all threads go round equally often: fold_pixels waits for them all
+            sums, left = (ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO), slab - c
+            shift = (ZERO, ZERO, ZERO, ZERO)
+            if left > 0:
+                sums, shift = sum_pixels(x, c, left, pixels, channels, slab)
+            fold_pixels(parts, sums)
+            if cuda.threadIdx.y == 0:
+                p, q = cuda.threadIdx.x, cuda.blockDim.x  # where a sum lies, and the next one
+                channel_moments(centre, spread, parts, p, shift[0], c, slab, pixels)
+                channel_moments(centre, spread, parts, p + q, shift[1], c + 1, slab, pixels)
+                channel_moments(centre, spread, parts, p + 2 * q, shift[2], c + 2, slab, pixels)
+                channel_moments(centre, spread, parts, p + 3 * q, shift[3], c + 3, slab, pixels)
+            cuda.syncthreads()
+            turn += 4 * cuda.blockDim.x
+            c += 4 * cuda.blockDim.x
+        group_moments(centre, spread, slab, width, pixels, tol)
+        cuda.syncthreads()
+
+    return statistics
+
+
+def norm_kernel(activate, wide):
     """norm: GroupNorm (Wu18 eq. 1), followed by SiLU where `activate`."""
+    load, store = access(wide)
+    statistics, write_pixels = statistics_function(load), write_function(activate, load, store)
 
     @cuda.jit
-    def norm(x, w, b, y, mean, inv, pixels, channels, width, tol):
-        """y = w (x - mean) inv + b, or its SiLU, launched over (samples, groups).
-
-        The variance is the mean of squared differences, in a pass of its own.
+    def norm(x, w, b, y, mean, inv, pixels, channels, width, slab, tol):
+        """y = w (x - mean) inv + b, or its SiLU, launched over (samples, slabs).
 
         Args:
             x, y: (B, pixels, channels), flat; y is filled.
             w, b: (channels,).
-            mean, inv: (B groups,), filled with each group's mean and 1 / sqrt(var + tol).
+            mean, inv: (B, channels), flat, filled with the mean and 1 / sqrt(var + tol) of each
+                channel's group.
             pixels, channels: of x.
             width: the channels of a group.
+            slab: the channels of a block, at most MOST: whole groups.
             tol: float32.
         """
-        shared = cuda.shared.array(THREADS, float32)
-        place, first, size = block_group(pixels, channels, width)
-        centre = fold_block(shared, moment(x, ZERO, 1, first, pixels, channels, width)) / size
-        variance = fold_block(shared, moment(x, centre, 2, first, pixels, channels, width)) / size
-        scale = UNIT / sqrt(variance + tol)
-        if cuda.threadIdx.x == 0 and cuda.threadIdx.y == 0:
-            mean[place], inv[place] = centre, scale
-        c = cuda.threadIdx.x
-        while c < width:
-            weight, bias = w[first + c], b[first + c]
-            i, step, end = thread_pixels(first + c, pixels, channels)
-            while i < end:
-                n = normalised(x[i], centre, scale, weight, bias)
-                y[i] = silu(n) if activate else n
-                i += step
-            c += cuda.blockDim.x
+        # a line for each: the simulator knows shared arrays by their lines
+        parts = cuda.shared.array(SUMS, float32)
+        centre = cuda.shared.array(MOST, float32)
+        spread = cuda.shared.array(MOST, float32)
+        statistics(x, centre, spread, parts, pixels, channels, width, slab, tol)
+        c = 4 * np.int64(cuda.threadIdx.x)
+        while c < slab:
+            left, first = slab - c, cuda.blockIdx.y * slab + c
+            weight = load_few(w, np.uint64(first), left, ZERO)
+            bias = load_few(b, np.uint64(first), left, ZERO)
+            m, s = four(centre, c, slab), four(spread, c, slab)
+            if cuda.threadIdx.y == 0:
+                place = np.uint64(np.int64(cuda.blockIdx.x) * channels + first)
+                store(mean, place, left, m[0], m[1], m[2], m[3])
+                store(inv, place, left, s[0], s[1], s[2], s[3])
+            write_pixels(x, y, c, (pixels, channels, slab), m, s, weight, bias)
+            c += 4 * cuda.blockDim.x
 
     return norm
 
 
-def upstream_function(activate):
-    """upstream: the gradient of weight n + bias, which is dy, through SiLU where `activate`."""
-
-    @device
-    def upstream(dy, n, weight, bias):
-        return dy * silu_slope(weight * n + bias) if activate else dy
-
-    return upstream
-
-
-def norm_backward_kernel(activate):
-    """norm_backward: the backward of SiLU where `activate`, and then that of GroupNorm."""
-    upstream = upstream_function(activate)
-
-    @cuda.jit
-    def norm_backward(dy, x, w, b, mean, inv, dx, dw, db, pixels, channels, width):
-        """dx, and each sample's part of dw and db, launched as `norm`.
-
-        The sums over a group's pixels are dw and db; weighted by w, they are the means in dx.
-
-        Args:
-            dy, x, dx: (B, pixels, channels), flat; dx is filled.
-            w, b, mean, inv, pixels, channels, width: as `norm`'s.
-            dw, db: (B, channels), flat, filled; to be summed over the samples afterwards.
-        """
-        shared = cuda.shared.array(THREADS, float32)
-        place, first, size = block_group(pixels, channels, width)
-        centre, scale, sum_dn, sum_dn_n = mean[place], inv[place], ZERO, ZERO
-        c = cuda.threadIdx.x
-        # all threads go round equally often: fold waits for them all
-        while c - cuda.threadIdx.x < width:
-            weight, bias, on_w, on_b = ZERO, ZERO, ZERO, ZERO
-            if c < width:
-                weight, bias = w[first + c], b[first + c]
-                i, step, end = thread_pixels(first + c, pixels, channels)
-                while i < end:
-                    n = (x[i] - centre) * scale
-                    d = upstream(dy[i], n, weight, bias)
-                    on_w += d * n
-                    on_b += d
-                    i += step
-            on_w, on_b = fold_pixels(shared, on_w), fold_pixels(shared, on_b)
-            if c < width and cuda.threadIdx.y == 0:
-                place = cuda.blockIdx.x * channels + first + c
-                dw[place], db[place] = on_w, on_b
-                sum_dn, sum_dn_n = sum_dn + weight * on_b, sum_dn_n + weight * on_w
-            c += cuda.blockDim.x
-        mean_dn, mean_dn_n = fold_block(shared, sum_dn) / size, fold_block(shared, sum_dn_n) / size
-        c = cuda.threadIdx.x
-        while c < width:
-            weight, bias = w[first + c], b[first + c]
-            i, step, end = thread_pixels(first + c, pixels, channels)
-            while i < end:
-                n = (x[i] - centre) * scale
-                dn = weight * upstream(dy[i], n, weight, bias)
-                dx[i] = normalised_backward(dn, n, scale, mean_dn, mean_dn_n)
-                i += step
-            c += cuda.blockDim.x
-
-    return norm_backward
-
-
-norm, norm_silu = norm_kernel(activate=False), norm_kernel(activate=True)
-norm_backward = norm_backward_kernel(activate=False)
-norm_silu_backward = norm_backward_kernel(activate=True)
+FORWARD = {
+    wide: {"norm": norm_kernel(False, wide), "norm_silu": norm_kernel(True, wide)}
+    for wide in (True, False)
+}

@@ -61,11 +61,13 @@ BYTES = {
 # Which loops do a kernel's work, and elements a turn; a kernel not named here takes four elements a
 # thread, once.
 LOOPS = {
-    **dict.fromkeys(("norm", "norm_silu", "norm_backward", "norm_silu_backward"), ("inner", 1)),
+    **dict.fromkeys(("norm", "norm_silu"), ("passes", 1)),  # arrays that a pass reads
+    **dict.fromkeys(("norm_backward", "norm_silu_backward"), ("passes", 2)),
     **dict.fromkeys(("softmax", "softmax_backward", "square_sums"), ("inner", 1)),
     "im2col": ("outer", 4),
 }
 MEMORY = r"LDG|STG|(ld|st)\.global"  # instructions that touch it
+LOAD_4, STORE_4 = r"LDG\.E\.128|ld\.global\S*\.v4", r"STG\.E\.128|st\.global\S*\.v4"
 
 
 class Assembled(NamedTuple):
@@ -139,6 +141,8 @@ def instructions(name, code, loops):
         ends = [i for i, (_, text) in enumerate(code) if re.search(r"\b(EXIT|ret)\b", text)]
         return (max(ends) + 1) / 4
     kind, elements = LOOPS[name]
+    if kind == "passes":
+        return _passes(code, loops, elements)
     total = 0
     for one in loops:
         pairs = ((two, one) if kind == "inner" else (one, two) for two in loops)
@@ -146,6 +150,22 @@ def instructions(name, code, loops):
         if not any(_within(*pair) for pair in pairs) and re.search(MEMORY, body):
             total += one[1] - one[0] + 1
     return total / elements
+
+
+def _passes(code, loops, arrays):
+    """Instructions an element of two passes over `arrays` arrays: one that sums, one that stores.
+
+    Of the loops of a pass the one with the fewest an element: it takes most of them, the others
+    what is left over.
+    """
+    found = {False: [], True: []}
+    for first, last in loops:
+        body = "\n".join(text for _, text in code[first : last + 1])
+        inner = not any(_within(two, (first, last)) for two in loops)
+        if inner and (loads := len(re.findall(LOAD_4, body))):
+            elements = 4 * loads / arrays
+            found[bool(re.search(STORE_4, body))].append((last - first + 1) / elements)
+    return sum(map(min, found.values()))
 
 
 def _within(one, two):

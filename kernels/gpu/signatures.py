@@ -2,7 +2,7 @@
 
 from numba import types
 
-from . import elementwise, fused_steps, groupnorm, im2col, reductions, winograd
+from . import elementwise, fused_steps, groupnorm, groupnorm_backward, im2col, reductions, winograd
 
 FLAT = types.Array(types.float32, 1, "C", aligned=True)
 UNSIGNED = types.Array(types.uint32, 1, "C", aligned=True)
@@ -40,8 +40,13 @@ SIGNATURES = {
     **dict.fromkeys(("winograd_weights", "winograd_weights_backward"), (FLAT, FLAT, INT, INT)),
     "im2col": (FLAT, FLAT, *[INT] * 8),
     "col2im": (FLAT, FLAT, *[INT] * 9),
-    **dict.fromkeys(("norm", "norm_silu"), (*[FLAT] * 6, *[INT] * 3, FLOAT)),
-    **dict.fromkeys(("norm_backward", "norm_silu_backward"), (*[FLAT] * 9, *[INT] * 3)),
+    **dict.fromkeys(("norm", "norm_silu"), (*[FLAT] * 6, *[INT] * 4, FLOAT)),
+    **dict.fromkeys(("norm_backward", "norm_silu_backward"), (*[FLAT] * 11, UNSIGNED, *[INT] * 4)),
+}
+
+
+NORMS = {
+    wide: groupnorm.FORWARD[wide] | groupnorm_backward.BACKWARD[wide] for wide in (True, False)
 }
 
 
@@ -50,5 +55,5 @@ def kernel(name, wide=True):
     if name in ("im2col", "col2im"):
         return getattr(im2col, name.upper())[wide]
     places = fused_steps.KERNELS[wide], elementwise.KERNELS[wide], fused_steps
-    found = (getattr(place, name, None) for place in (*places, groupnorm, reductions, winograd))
-    return next(filter(None, found))
+    found = (getattr(place, name, None) for place in (*places, reductions, winograd))
+    return NORMS[wide].get(name) or next(filter(None, found))

@@ -36,6 +36,10 @@ VECTORS = {
     "silu": (1, 1),
     "silu_backward": (2, 1),
     "dropout_mask": (0, 1),
+    # the shift, four pixels, what is left; two pixels, what is left, both stored, and the moments
+    **dict.fromkeys(("norm", "norm_silu"), (1 + 4 + 1 + 2 + 1, 2 + 1 + 2)),
+    # in both passes two moments; of x and dy two pixels, what is left; one pixel, stored
+    **dict.fromkeys(("norm_backward", "norm_silu_backward"), (2 * 2 + 2 * 3 + 2, 1)),
     "im2col": (1, 2),
     "col2im": (1, 2),
 }
@@ -128,7 +132,10 @@ def test_wide_step_kernels_move_no_element_alone(name):
 def test_few_registers_no_stack_no_spills(name, wide, cc):
     found = assembled(name, wide, cc)
     assert (found.stack, found.spills) == (0, 0)
-    assert found.registers <= (72 if name in TILED else 56 if name == "col2im" else 40)
+    # a normalisation has several loads under way in each thread: two blocks of 256 fit a processor
+    norm = name.startswith("norm_") or name == "norm"
+    most = 72 if name in TILED else 64 if name == "col2im" else 40
+    assert found.registers <= (65536 // (2 * 256) if norm else most)
 
 
 @pytest.mark.parametrize("name", roofline.BYTES)
@@ -325,5 +332,25 @@ def test_counting_on_a_listing_written_by_hand():
     loops = roofline.sass_loops(code)
     assert loops == [(1, 3), (4, 5)]
     # the second loop touches no memory
-    assert roofline.instructions("norm", code, loops) == 3
+    assert roofline.instructions("softmax", code, loops) == 3
     assert roofline.instructions("normal", code, loops) == 7 / 4
+
+
+def test_counting_the_passes_of_a_normalisation_by_hand():
+    """Six instructions for two loads of four elements, in the first pass; five for one of both
+    arrays and a store, in the second; what is left over takes a loop of its own.
+    """
+    bodies = [
+        ["LDG.E.128 R4", "LDG.E.128 R8", "FADD", "FADD", "FADD"],
+        ["LDG.E.128 R4", "FADD", "FADD", "FADD"],
+        ["LDG.E.128 R4", "LDG.E.128 R8", "FMUL", "STG.E.128 R4"],
+        ["LDS R1", "FADD"],
+    ]
+    code = []
+    for body in bodies:
+        start = 16 * len(code)
+        code += [(16 * (len(code) + i), text) for i, text in enumerate(body)]
+        code.append((16 * len(code), f"BRA 0x{start:x}"))
+    loops = roofline.sass_loops(code)
+    assert roofline.instructions("norm", code, loops) == 6 / 8 + 5 / 8
+    assert roofline.instructions("norm_backward", code, loops) == 6 / 4 + 5 / 4

@@ -166,13 +166,17 @@ def test_a_unet_and_its_gradient_are_the_references(monkeypatch):
 
 
 # sizes of a sample and groups: more pixels than threads, fewer, channels of a group beyond a block,
-# no pixel axis
+# no pixel axis; several slabs, a group over two loads, slabs of several turns
 NORMS = [
     ((2, 3, 3, 4), 2, spread),
     ((1, 2, 1, 3), 3, spread),
     ((1, 3, 20), 2, np.array),
     ((2, 6), 2, np.array),
     ((1, 7, 1, 5), 1, np.array),
+    ((2, 2, 16), 4, np.array),
+    ((1, 33, 8), 1, np.array),
+    ((2, 3, 8), 8, shifted),
+    ((1, 2, 24), 2, np.array),
 ]
 
 
@@ -192,6 +196,48 @@ def test_groupnorm(shape, groups, silu, layout):
     for got, want in zip(*results):
         assert got.dtype == np.float32 and got.shape == want.shape
         assert np.allclose(got, want, rtol=0, atol=8 * U * 20), np.abs(got - want).max()
+
+
+def test_groupnorm_far_from_zero_keeps_its_digits():
+    """Of values 1e4 away: one pass over squares would leave no digit of the variance."""
+    x, p = 1e4 + random(2, 9, 4), SimpleNamespace(w=np.ones(4, "f"), b=np.zeros(4, "f"))
+    got, want = (ops.groupnorm(x, p, 2, []) for ops in (SIM, REFERENCE))
+    want = REFERENCE.groupnorm(x.astype(np.float64), p, 2, [])
+    assert np.abs(got - want).max() <= 1e4 * 4 * U  # the rounding of x - mean
+
+
+def test_groupnorms_gradients_are_added_each_time():
+    """The blocks of a slab count themselves, from zero again at each launch."""
+    x, dy = random(2, 2, 8), random(2, 2, 8, seed=2)
+    p = SimpleNamespace(w=random(8, seed=3), b=random(8, seed=4))
+    g, sums, tape = SimpleNamespace(w=np.zeros(8, "f"), b=np.zeros(8, "f")), [], []
+    SIM.groupnorm(x, p, 4, tape)
+    for _ in range(3):
+        SIM.groupnorm_backward(dy, g, [*tape])
+        sums.append(np.concatenate([g.w, g.b]))
+    assert not any(count.any() for count in SIM._counts.values())
+    assert np.allclose(sums[1], 2 * sums[0], rtol=1e-6, atol=1e-6) and np.any(sums[0])
+    assert np.allclose(sums[2], 3 * sums[0], rtol=1e-6, atol=1e-6)
+
+
+def test_how_a_normalisation_is_cut_into_slabs():
+    """At least 32 bytes of a pixel, whole groups, about two blocks a processor."""
+    cut = {
+        ((128, 8, 8, 32), 8): 16,
+        ((64, 28, 28, 32), 8): 8,
+        ((128, 32, 32, 256), 32): 64,
+        ((128, 4, 4, 256), 32): 64,
+        ((64, 7, 7, 64), 8): 16,
+        ((2, 4, 4, 12), 4): 12,  # groups of three channels, loads of four
+    }
+    for (shape, groups), slab in cut.items():
+        grid, block, sizes = cuda_ops.slab_launch(shape, groups, wide=True)
+        assert (grid, sizes[3]) == ((shape[0], shape[-1] // slab), slab), shape
+        assert block[1] & (block[1] - 1) == 0 and block[0] * block[1] <= cuda_ops.NORM_THREADS, (
+            block
+        )
+    grid, _, sizes = cuda_ops.slab_launch((2, 3, 10), 2, wide=False)
+    assert grid == (2, 1) and sizes[3] == 10
 
 
 def test_groupnorm_forgets_at_inference_and_leaves_float64_to_the_reference():
