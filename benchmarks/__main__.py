@@ -15,7 +15,7 @@ import sys
 from tinyddpm import backend
 from tinyddpm.errors import InputError, TinyDDPMError
 
-from . import accuracy, bench, cases, crossover, end, network, parts, report, sampling
+from . import accuracy, bench, cases, crossover, end, memory, network, parts, report, sampling
 from .sizes import FULL, LARGE, NETS, QUICK, TINY
 
 TIMED = ("steps", "ops", "network", "end", "samplers")
@@ -48,8 +48,9 @@ def parse(argv):
             parser.error(f"no group {group!r}: choose from {', '.join(GROUPS)}")
     if args.compile and not args.peer:
         parser.error("--compile is for --peer torch")
-    if args.parts and args.groups and "network" not in args.groups:
-        parser.error("--parts is for the group network")
+    for name in ("parts", "memory"):
+        if getattr(args, name) and args.groups and "network" not in args.groups:
+            parser.error(f"--{name} is for the group network")
     for path in filter(None, (args.json, args.plot)):
         if not pathlib.Path(path).resolve().parent.is_dir():
             parser.error(f"no folder to write {path} into")
@@ -81,6 +82,7 @@ def _parser():
     which = {"nargs": "+", "choices": letters, "metavar": "LETTER", "default": []}
     add("--networks", **which, help=f"of {' '.join(letters)} (default: all but d)")
     add("--parts", action="store_true", help="with network: where each step's time goes")
+    add("--memory", action="store_true", help="with network: the peak of a process that trains")
     add("--compile", action="store_true", help="with --peer torch: compiled networks too (minutes)")
     add("--seconds", type=_seconds, help=f"for each line of a table (default: {FULL.seconds})")
     add("--quick", action="store_true", help="about a minute in all")
@@ -112,6 +114,9 @@ def _timed(args):
             if group == "samplers":
                 figures["accuracy"] = accuracy.measure(args.quick)
                 print(accuracy.table(figures["accuracy"]), flush=True)
+        if args.memory:
+            figures["memory"] = memory.run(found, _networks(args), args.peer)
+            print(memory.table(figures["memory"]), flush=True)
         if args.parts:
             figures["parts"] = parts.run(found, args.seconds, _networks(args), args.peer)
             print(parts.table(figures["parts"]), flush=True)

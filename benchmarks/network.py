@@ -25,12 +25,17 @@ def fresh(net):
     return TrainState(0, theta, theta.copy(), np.zeros_like(theta), np.zeros_like(theta))
 
 
+def training(case, ops):
+    """The Trainer of a network on a backend, before its first step."""
+    x = np.tanh(noise.normal((4 * case.batch, *case.shape), 1))
+    recipe = Recipe(batch=case.batch, shards=ops.shards)
+    return Trainer(case.net, linear(1000), x, recipe, fresh(case.net).on(ops), ops)
+
+
 def ours(case, bench):
     """(train step, sampling step, [arrays on which all must agree]); no step takes arguments."""
     net, s, ops = case.net, linear(1000), bench.ops
-    x = np.tanh(noise.normal((4 * case.batch, *case.shape), 1))
-    recipe = Recipe(batch=case.batch, shards=ops.shards)
-    trainer = Trainer(net, s, x, recipe, fresh(net).on(ops), ops)
+    trainer = training(case, ops)
     denoise = Model(net, ops.asarray(fresh(net).theta), s, case.shape, ops=ops)
     xT = np.array_split(noise.normal((case.batch, *case.shape)), ops.shards)
     halves, c = [ops.asarray(half) for half in xT], samplers.ancestral_coefficients(s, T, T - 1)

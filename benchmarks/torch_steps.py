@@ -29,10 +29,7 @@ def steps(case, theta, compiled=False):
         True,
     )
     names = {"train": {}, "sampling": {}}
-    layouts = {"torch": torch.contiguous_format}
-    if isinstance(case.net, UNet):
-        layouts["torch nhwc"] = torch.channels_last
-    for name, layout in layouts.items():
+    for name, layout in layouts(case).items():
         for title in (name, f"{name} compiled")[: 2 if compiled else 1]:
             twin = _twin(case, theta, layout)
             if title != name:
@@ -42,6 +39,18 @@ def steps(case, theta, compiled=False):
             names["train"][title] = _train_step(twin, case, layout)
             names["sampling"][title] = _sample_step(twin, case, layout)
     return names
+
+
+def layouts(case):
+    """{name: memory format} that a network is timed in: points have no layout."""
+    found = {"torch": torch.contiguous_format}
+    return found | {"torch nhwc": torch.channels_last} if isinstance(case.net, UNet) else found
+
+
+def train_step(case, theta, name):
+    """The train step in one layout alone."""
+    layout = layouts(case)[name]
+    return _train_step(_twin(case, theta, layout), case, layout)
 
 
 def _twin(case, theta, layout):

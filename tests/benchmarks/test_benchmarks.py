@@ -62,6 +62,7 @@ def test_help_names_every_group():
         ["--peer", "jax"],
         ["--compile"],
         ["ops", "--parts"],
+        ["steps", "--memory"],
         ["--what"],
         ["--json", "no/such/folder/a.json"],
         ["--plot", "curves.pdf"],
@@ -138,10 +139,16 @@ def test_numba_is_measured_beside_numpy(tmp_path):
         assert all(set(rows) == {"numpy", "numba"} for rows in figures[group].values())
 
 
-def test_the_parts_of_each_step_sum_to_it(tmp_path):
-    """On two threads too: nothing is counted twice, or the rest would be below zero."""
+def test_where_each_steps_time_and_memory_go(tmp_path):
+    """Parts sum to the step, on two threads too: counted twice, the rest would be below zero."""
     pytest.importorskip("numba")
-    shown, figures = figures_of(tmp_path / "f.json", "network", "--parts", "--backend", "numba")
+    shown, figures = figures_of(
+        tmp_path / "f.json", "network", "--parts", "--memory", "--backend", "numba"
+    )
+    for title, peaks in figures["memory"].items():
+        # an interpreter with NumPy takes tens of MB, these networks a few; pages are not counted
+        assert title in shown and set(peaks) == {"numpy", "numba"}
+        assert 20 < peaks["numpy"] < 1000 and peaks["numpy"] < peaks["numba"] < 1000
     assert set(figures["parts"]) == set(figures["network"])
     for title, rows in figures["parts"].items():
         assert title in shown and set(rows) == {"numpy", "numba"}
