@@ -18,7 +18,7 @@ DELAY = 2.0  # seconds before anything is shown
 MINUTE = 60.0  # seconds between lines in a file
 DECAY = 0.98  # of the loss's moving average
 # What stands last is cut off first where the line is too long for the terminal.
-FORMAT = "{desc} {n_fmt}/{total_fmt} {bar} {remaining} left, {rate_fmt}{postfix}"
+FORMAT = "{desc} {n_fmt}/{total_fmt} {bar} {remaining} left, {rate_noinv_fmt}{postfix}"
 WIDTH = 80  # columns where nothing tells of any
 
 

@@ -71,9 +71,8 @@ def tour(
         finish(scores(seed))
         finish(density(learned))
         finish(gpu(seed))
-        arrays = page.motion(learned)
-    text = page.build(chapters, pictures, arrays, seed, folder)
-    write_atomic(folder / "index.html", text.encode())
+        built = page.build(chapters, pictures, page.motion(learned), seed, folder).encode()
+    write_atomic(folder / "index.html", built)
     return chapters
 
 
