@@ -36,7 +36,7 @@ def test_the_shards_are_the_runs_own(tmp_path, monkeypatch, capsys):
 LINES = [
     ["train", "DATA", "--steps", "2", "--out", "run", *TINY, "--shards", "6"],
     ["train", "--resume", "run", "--steps", "4"],
-    ["sample", "run", "--n", "7", "--array", "x.npy", "--gif", "x.gif"],
+    ["sample", "run", "--n", "7", "--seed", "3", "--array", "x.npy", "--gif", "x.gif"],
     ["eval", "run", "--n", "20"],
 ]
 NEW = ["train", "moons", "--steps", "2", "--out", "new", *TINY, "--shards", "6"]

@@ -72,6 +72,7 @@ FLOORS = [
     ["tour.forward", "tour.gpu", "tour.gradients", "tour.learned", "tour.page", "tour.scores"],
     ["tour.chapters"],
     ["__init__"],
+    ["cli.parser"],
     [
         "cli.data",
         "cli.judging",

@@ -9,12 +9,16 @@ import dataclasses
 import functools
 import json
 import pathlib
+import secrets
+import shlex
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from .. import backend, likelihood
 from ..datasets import sets
+from ..datasets.untrusted import LIMIT
 from ..errors import InputError
 from ..runs import checkpoint, log, run
 from ..runs.files import check_writable, save_array, write_atomic
@@ -47,41 +51,40 @@ def train(args: argparse.Namespace) -> int:
     out, fit, trained = _resumed_run(args) if args.resume else _new_run(args)
     step, args.stopped.signal = trained.meta["step"], args.team.most(args.stopped.signal)
     if args.stopped.signal:
-        again = f"go on with: tinyddpm train --resume {out}"
+        more = [] if args.limit is None else ["--limit", str(args.limit)]
+        again = f"go on with: tinyddpm train --resume {shlex.join([str(out), *more])}"
         raise KeyboardInterrupt(f"stopped at step {step} and saved; {again}")
     _draw_run(args, out, trained, fit)
     files = "samples.png, reverse.gif, loss.png, log.jsonl, checkpoint.npz"
     args.say(f"{out}: {step} steps; {files}")
-    args.say(f"judge it by the data it never saw: tinyddpm eval {out}")
+    args.say(f"judge it by the data it never saw: tinyddpm eval {shlex.quote(str(out))}")
     return 0
 
 
 def _new_run(args):
     """(folder, fitted data, model) of a new run, as far as it got."""
+    if args.moved:
+        raise InputError("--data goes with --resume: a new run takes DATA by itself")
+    if args.label_dropout is not None and not args.classes:
+        raise InputError("--label-dropout needs --classes: without labels there is none to drop")
+    limit, start, args = args.limit, given.fine_tuned(args), options.filled(args)
+    s = None if start else given.noise_schedule(args)
     fit, held, about = data.to_fit(args)
     if args.classes and fit.labels is None:
         raise InputError(f"--classes needs labels, and {fit.name} has none")
     labels = labels_of(fit, fit.classes or (0,)) if args.classes else None
     out = pathlib.Path(args.out or args.team.once(lambda: _free_folder(fit.name)))
-    steps = Recipe().steps if args.steps is None else args.steps
-    net, s, start = None, None, given.fine_tuned(args)
-    if start is None:
-        net, s = given.network(args, fit.x.shape[1:], labels), given.noise_schedule(args)
+    net = None if start else given.network(args, fit.x.shape[1:], labels)
     ops = backend.get(args.backend, args.precision or "fp32")
     computed = opening.model_line(start.net if start else net, ops, args.shards, args.team)
     args.say(f"{opening.data_line(fit, held)}; {computed}")
     with args.stopped.waiting():
         trained = run.train(
             fit.x,
-            steps,
             labels=labels,
             net=net,
             schedule=s,
             out=out,
-            seed=args.seed,
-            save_every=args.save_every,
-            log_every=args.log_every,
-            keep=args.keep,
             progress=not args.quiet,
             stop=args.stopped,
             team=args.team,
@@ -91,39 +94,41 @@ def _new_run(args):
             value_range=data.FITTED,
             levels=fit.levels,
             start=start,
-            **given.recipe(args, start),
-            **({} if args.shards is None else {"shards": args.shards}),
+            limit=limit,
+            **given.of_names(args, [*given.RECIPE, *given.COUNTS]),
         )
     return out, fit, trained
 
 
 def _resumed_run(args):
     """(folder, fitted data, model) of the run that --resume names, as far as it got."""
-    out = pathlib.Path(args.resume)
-    if args.data or args.out or args.start:
-        raise InputError(
-            "--resume takes its data and its folder from the run: give no DATA, --out or --from"
-        )
-    trained = load(out, args.backend, args.precision or "fp32", args.team)
+    out, limit, spec = pathlib.Path(args.resume), args.limit, args.moved or args.data
+    if args.out or args.start:
+        raise InputError("--resume takes its folder from the run: give no --out and no --from")
+    if args.moved and args.data:
+        raise InputError("give the data once, as DATA or by --data")
+    trained = load(out, args.backend or "numpy", args.precision or "fp32", args.team)
+    with checkpoint.content_errors_as_input(out):
+        given.check_run(args, out, trained)
+    args = argparse.Namespace(**{**vars(args), "data": spec, "limit": limit or LIMIT})
     fit, held = data.of_run(args, trained, out)
     computed = opening.model_line(trained.net, trained.ops, team=args.team)
     args.say(f"{opening.data_line(fit, held)}; {computed}")
-    with checkpoint.content_errors_as_input(out):
-        meta = trained.meta
-        expect = given.expected(args, meta)
+    place = None if spec is None else {**trained.meta["data"], "spec": data.place(spec)}
     with args.stopped.waiting():
         trained = run.resume(
             out,
             fit.x,
             args.steps,
             labels=labels_of(fit, trained.classes),
-            expect=expect,
             progress=not args.quiet,
             stop=args.stopped,
             team=args.team,
             backend=args.backend,
             precision=args.precision,
             value_range=data.FITTED,
+            data=place,
+            **given.of_names(args, given.COUNTS),
         )
     return out, fit, trained
 
@@ -132,29 +137,38 @@ def sample(args: argparse.Namespace) -> int:
     """tinyddpm sample: a picture of new samples, and their numbers or their path where asked."""
     from ..plots import images
 
+    for path, kind in ((args.out, ".png"), (args.gif, ".gif"), (args.array, ".npy")):
+        if path and pathlib.Path(path).suffix.lower() not in ("", kind):
+            raise InputError(f"{path}: what is written there is a {kind} file, name it so")
     trained = load(args.run, args.backend, args.precision or "fp32", args.team)
     restore = data.FITTED
     if args.array and "data" in trained.meta:
         restore = Source.of(trained.meta, args.run).restore
-    out = args.out or _folder(args.run) / f"samples-{args.seed}.png"
+    seed = args.team.once(lambda: secrets.randbits(31)) if args.seed is None else args.seed
+    step = trained.meta.get("step", 0)
+    out = args.out or _folder(args.run) / given.picture_name(args, seed, step)
     for path in filter(None, (out, args.gif, args.array)):
         args.team.once(functools.partial(check_writable, path))
     drawn = opening.samples_line(args.n, trained.shape, trained.classes)
     computed = opening.model_line(trained.net, trained.ops, team=args.team)
     args.say(f"{drawn}; {computed}")
-    x, frames = draw_samples(
+    shown = FRAMES if args.gif else 0
+    found: Any = draw_samples(
         trained,
         args.n,
-        args.seed,
+        seed,
         label=data.asked(args.label, trained.classes),
         guidance=args.guidance,
-        trajectory=FRAMES,
+        trajectory=shown,
         progress=not args.quiet,
         team=args.team,
         **options.how(args),
     )
     if not args.team.first:
         return 0
+    x, frames = found if shown else (found, np.empty(0))
+    if args.seed is None:
+        args.say(f"seed {seed}")
     images.save_png(out, images.picture(x))
     args.say(out)
     if args.gif:

@@ -28,7 +28,7 @@ def to_fit(args: argparse.Namespace) -> tuple[sets.Data, sets.Data, dict[str, An
     holdout = (0.5 if built_in else 0.1) if args.holdout is None else args.holdout
     fit, held = sets.split(loaded, holdout)
     source = Source(
-        spec if built_in else str(pathlib.Path(spec).resolve()),
+        place(spec),
         holdout,
         None if args.range is None else tuple(args.range),
         (loaded.low, loaded.high),
@@ -36,6 +36,11 @@ def to_fit(args: argparse.Namespace) -> tuple[sets.Data, sets.Data, dict[str, An
         args.gray,
     )
     return fit, held, dataclasses.asdict(source)
+
+
+def place(spec: str) -> str:
+    """Where data are, for another working directory too: a built-in name, or the whole path."""
+    return spec if spec in ("digits", *sets.TOYS) else str(pathlib.Path(spec).resolve())
 
 
 def of_run(

@@ -2,6 +2,9 @@
 
 import argparse
 import dataclasses
+import re
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,20 +14,21 @@ from ..errors import InputError
 from ..model import Model
 from ..nn.unet import UNet
 from ..process import Array
-from ..runs import new
+from ..runs import checkpoint, new
 from ..runs.load import load
 from ..runs.sample import how_to_sample
 from ..schedule import Schedule
 from ..settings import Recipe, Sampling
 from . import options
 
-# the recipe's fields that are handed on as they are; the data and the backend give the last two,
-# --shards but where it is not given
-RECIPE = [
-    field.name
-    for field in dataclasses.fields(Recipe)
-    if field.name not in ("steps", "seed", "levels", "shards")
-]
+# The recipe's fields that are options; the data gives the last one.
+RECIPE = [field.name for field in dataclasses.fields(Recipe) if field.name != "levels"]
+COUNTS = ("save_every", "log_every", "keep")
+
+
+def of_names(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """Those of the options that were given, by name."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
 def noise_schedule(args: argparse.Namespace) -> Schedule:
@@ -39,7 +43,8 @@ def noise_schedule(args: argparse.Namespace) -> Schedule:
 
 def network(args: argparse.Namespace, shape: tuple[int, ...], labels: Array | None) -> Any:
     """The default net for this data, with what the options change."""
-    net = new.default_net(shape, 0 if labels is None else len(np.unique(labels)), args.vlb > 0)
+    classes = 0 if labels is None else len(np.unique(labels))
+    net = new.default_net(shape, classes, (args.vlb or 0) > 0)
     kinds: list[tuple[str, ...]] = [options.UNET, options.PERCEPTRON]
     names, other = kinds if isinstance(net, UNet) else kinds[::-1]
     misplaced = [name for name in other if getattr(args, name) is not None]
@@ -64,32 +69,63 @@ def fine_tuned(args: argparse.Namespace) -> Model | None:
     """The model that --from names, or None. Raises InputError for an option that it decides."""
     if not args.start:
         return None
-    defaults = {"schedule": "cosine", "T": 1000, "zero_snr": False, "target": Recipe.target}
-    defaults |= dict.fromkeys((*options.UNET, *options.PERCEPTRON))
-    for name, default in defaults.items():
-        if getattr(args, name) != default:
-            raise InputError(f"--{name.replace('_', '-')} is decided by the run of --from")
+    decided = ("schedule", "T", "zero_snr", "target", *options.UNET, *options.PERCEPTRON)
+    for name in of_names(args, decided):
+        raise InputError(f"--{name.replace('_', '-')} is decided by the run of --from")
     return load(args.start, team=args.team)
 
 
-def recipe(args: argparse.Namespace, start: Model | None) -> dict[str, Any]:
-    """The recipe's fields that are handed on; with --from, those alone that were given."""
-    values = {name: getattr(args, name) for name in RECIPE}
-    if start is None:
-        return values
-    return {name: value for name, value in values.items() if value != getattr(Recipe(), name)}
+def check_run(args: argparse.Namespace, out: Path, trained: Model) -> None:
+    """Raise InputError where an option given beside --resume is not what the run has.
 
-
-def expected(args: argparse.Namespace, meta: dict[str, Any]) -> dict[str, Any]:
-    """The settings given beside --resume, as a checkpoint has them: what the run must have."""
-    names = (*options.UNET, *options.PERCEPTRON, "shards")
-    given = {name: getattr(args, name) for name in names}
+    Args:
+        args: the options; those that may change are not looked at.
+        out: the run's folder.
+        trained: its model.
+    """
+    meta = trained.meta
+    names = {*options.UNET, *options.PERCEPTRON, *RECIPE} - {"steps"}
+    own = ("holdout", "range", "size", "gray")
+    given = of_names(args, [*sorted(names), *own, "classes"])
     if args.attention is not None:
         given["attention"] = [level in args.attention for level in range(len(meta["net"]["mults"]))]
-    for name in RECIPE:
-        if getattr(args, name) != getattr(Recipe(), name):
-            given[name] = getattr(args, name)
-    return {name: value for name, value in given.items() if value is not None}
+    data = {name: meta.get("data", {}).get(name) for name in own}
+    saved = {**meta["net"], **meta["recipe"], **data, "classes": bool(meta["classes"])}
+    differs = checkpoint.differences(saved, given) + _other_schedule(args, trained.schedule)
+    if differs:
+        raise InputError(f"{out} is another run: {'; '.join(differs)}")
+
+
+def _other_schedule(args, s):
+    """Where the schedule given is not the run's; of that, its beta alone is known."""
+    zero = s.alpha_bar[-1] == 0
+    if args.T not in (None, s.T):
+        return [f"T: {s.T} saved, {args.T} given"]
+    found = ["zero_snr: False saved, True given"] if args.zero_snr and not zero else []
+    kinds = {name: kind(s.T) for name, kind in schedule.KINDS.items()}
+    kinds = {name: k.zero_terminal_snr() if zero and s.T > 1 else k for name, k in kinds.items()}
+    # Another NumPy's cosine may differ in the last digit.
+    saved = [name for name, k in kinds.items() if np.allclose(k.beta, s.beta, rtol=1e-6, atol=0)]
+    if args.schedule is not None and args.schedule not in saved:
+        found.append(f"schedule: {saved[0] if saved else 'another'} saved, {args.schedule} given")
+    return found
+
+
+def picture_name(args: argparse.Namespace, seed: int, step: int) -> str:
+    """The name of the picture of `sample`: what made it, as far as it was asked for.
+
+    Args:
+        args: the options of `sample`.
+        seed: of the noise.
+        step: that the run had reached.
+    """
+    words = {"class": "_".join(args.label or []), **of_names(args, options.SAMPLING)}
+    words |= {"guidance": f"{args.guidance:g}" if args.guidance else ""}
+    words |= {"clip": "none" if args.no_clip else "", "n": args.n}
+    parts = [f"{name}_{value}" for name, value in words.items() if value not in ("", None)]
+    parts = [part for part in parts if part != f"n_{options.SAMPLES}"]
+    name = "-".join([f"samples-{seed}", *parts, f"at_{step}"])
+    return re.sub(r"[^\w.+-]", "_", name)[:200] + ".png"
 
 
 def judged(args: argparse.Namespace, trained: Model) -> tuple[Sampling, str]:

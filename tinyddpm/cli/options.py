@@ -15,7 +15,9 @@ from .. import __version__, backend, schedule
 from ..datasets.untrusted import LIMIT
 from ..nn.mlp import MLP
 from ..nn.unet import UNet
+from ..runs.run import RunSettings
 from ..settings import Recipe, Sampling
+from .parser import Help, Parser
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -40,12 +42,23 @@ UNET = ("base", "mults", "blocks", "attention", "heads", "groups", "pad")
 PERCEPTRON = ("hidden", "layers")
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows every default; where it is None the help itself tells what happens then."""
+# The defaults of those options of `train` that are no fields.
+DEFAULTS = {
+    "schedule": "cosine",
+    "T": 1000,
+    "zero_snr": False,
+    "classes": False,
+    "gray": False,
+    "limit": LIMIT,
+    "backend": "numpy",
+}
+SAMPLES = 64  # that `sample` draws
 
-    def _get_help_string(self, action):
-        shown = action.default is None or action.default is False
-        return action.help if shown else super()._get_help_string(action)
+
+def filled(args: argparse.Namespace) -> argparse.Namespace:
+    """The options of `train`, None until given, with the defaults of those that are no fields."""
+    unset = {name: value for name, value in DEFAULTS.items() if getattr(args, name) is None}
+    return argparse.Namespace(**{**vars(args), **unset})
 
 
 def parser(
@@ -71,7 +84,7 @@ def parser(
     Returns:
         The parser.
     """
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="tinyddpm", description="A denoising diffusion model written by hand in NumPy."
     )
     top.add_argument("--version", action="version", version=f"tinyddpm {__version__}")
@@ -79,7 +92,7 @@ def parser(
 
     def command(name, function, text):
         sub = commands.add_parser(
-            name, help=text, description=text[0].upper() + text[1:] + ".", formatter_class=_Help
+            name, help=text, description=text[0].upper() + text[1:] + ".", formatter_class=Help
         )
         sub.set_defaults(command=function)
         return sub
@@ -109,9 +122,7 @@ def _train_options(sub):
     _data_options(sub.add_argument_group("data"))
     group = sub.add_argument_group("training")
     for name in TRAINING:
-        # --resume must know whether --steps was given
-        changes = _unset(Recipe, name) if name == "steps" else {}
-        _add(group, Recipe, name, **changes)
+        _add(group, Recipe, name, **_unset(Recipe, name))
     text = f"{_field(Recipe, 'shards').metadata['help']} (default: 2; on a device 1)"
     _add(group, Recipe, "shards", default=None, help=text)
     group.add_argument(
@@ -121,15 +132,13 @@ def _train_options(sub):
         "whose last bits depend on it",
     )
     group = sub.add_argument_group("diffusion")
-    group.add_argument(
-        "--schedule", choices=schedule.KINDS, default="cosine", help="how beta rises"
-    )
-    group.add_argument("--T", type=int, default=1000, help="diffusion steps")
-    group.add_argument(
-        "--zero-snr", action="store_true", help="rescale to zero terminal SNR (target x0 or v)"
-    )
+    text = "how beta rises (default: cosine)"
+    group.add_argument("--schedule", choices=schedule.KINDS, help=text)
+    group.add_argument("--T", type=int, help="diffusion steps (default: 1000)")
+    text = "rescale to zero terminal SNR (target x0 or v)"
+    group.add_argument("--zero-snr", action="store_true", default=None, help=text)
     for name in DIFFUSION:
-        _add(group, Recipe, name)
+        _add(group, Recipe, name, **_unset(Recipe, name))
     group = sub.add_argument_group("network", "what is not given is chosen to fit the data")
     for owner, names in ((UNet, UNET), (MLP, PERCEPTRON)):
         for name in names:
@@ -144,7 +153,11 @@ def _run_options(group):
         help="the folder to make (default: runs/NAME, the first that is free)",
     )
     group.add_argument(
-        "--resume", metavar="RUN", help="go on with this run; only --steps may change"
+        "--resume",
+        metavar="RUN",
+        help="go on with this run, to the same bits as if it had never stopped; of its settings "
+        "only --backend, --save-every, --keep, --log-every and --steps may change, and other "
+        "--steps change how the learning rate falls, and so the bits",
     )
     group.add_argument(
         "--from",
@@ -153,17 +166,17 @@ def _run_options(group):
         help="fine-tune this run's model, which may be an imported one: its network, its "
         "schedule and its target",
     )
-    _backend_option(group)
+    group.add_argument(
+        "--data",
+        dest="moved",
+        metavar="DATA",
+        help="with --resume: where the run's data is now (default: where it was)",
+    )
+    _backend_option(group, default=None)
     _ranks_option(group)
-    group.add_argument(
-        "--save-every", type=int, default=500, metavar="N", help="steps between checkpoints"
-    )
-    group.add_argument(
-        "--keep", type=int, default=2, metavar="K", help="the newest checkpoints that stay"
-    )
-    group.add_argument(
-        "--log-every", type=int, default=10, metavar="N", help="steps between lines of the log"
-    )
+    for name, metavar in (("save-every", "N"), ("keep", "K"), ("log-every", "N")):
+        about = _unset(RunSettings, name.replace("-", "_"))
+        group.add_argument(f"--{name}", type=int, metavar=metavar, **about)
 
 
 def _data_options(group):
@@ -177,18 +190,21 @@ def _data_options(group):
     group.add_argument(
         "--classes",
         action="store_true",
+        default=None,
         help="learn from the data's labels too, so that sample --class can ask for one",
     )
     for name in DATA:
-        _add(group, Recipe, name)
+        _add(group, Recipe, name, **_unset(Recipe, name))
     group.add_argument(
         "--size",
         type=int,
         metavar="N",
         help="for pictures: resize the shorter side to N, antialiased, and keep the centre square",
     )
-    group.add_argument("--gray", action="store_true", help="for pictures: make all of them grey")
-    _limit_option(group)
+    text = "for pictures: make all of them grey"
+    group.add_argument("--gray", action="store_true", default=None, help=text)
+    text = "the most memory that the samples may take; where it is given, that training may too "
+    group.add_argument("--limit", type=int, metavar="BYTES", help=f"{text}(default: {LIMIT})")
     group.add_argument(
         "--range",
         type=float,
@@ -201,7 +217,7 @@ def _data_options(group):
 def _sample_options(sub):
     sub.add_argument("run", metavar="RUN", help="a run folder or checkpoint file")
     _quiet_option(sub)
-    _sampling_options(sub, n=64, help="samples")
+    _sampling_options(sub, n=SAMPLES, help="samples", seed=None)
     sub.add_argument(
         "--class",
         nargs="+",
@@ -211,7 +227,9 @@ def _sample_options(sub):
     )
     files = sub.add_argument_group("files")
     files.add_argument(
-        "--out", metavar="PNG", help="the picture to write (default: RUN/samples-SEED.png)"
+        "--out",
+        metavar="PNG",
+        help="the picture to write (default: RUN/samples-..., named after what made it)",
     )
     files.add_argument(
         "--array", metavar="NPY", help="also write the samples, in the data's own range"
@@ -226,7 +244,7 @@ def _eval_options(sub):
         "--data", metavar="DATA", help="where the run's data is now (default: where it was)"
     )
     _limit_option(sub)
-    _sampling_options(sub, n=None, help="samples (default: as many as held out)")
+    _sampling_options(sub, n=None, help="samples (default: as many as held out)", seed=0)
 
 
 def _import_options(sub):
@@ -281,10 +299,11 @@ def _ranks_option(group):
     )
 
 
-def _backend_option(group, precision=True):
-    group.add_argument(
-        "--backend", choices=backend.NAMES, default="numpy", help="what to compute with"
-    )
+def _backend_option(group, precision=True, default="numpy"):
+    text = "what to compute with"
+    if default is None:
+        text += " (default: numpy, or what the run that is resumed was trained with)"
+    group.add_argument("--backend", choices=backend.NAMES, default=default, help=text)
     if precision:
         group.add_argument(
             "--precision",
@@ -298,12 +317,13 @@ def _quiet_option(sub):
     sub.add_argument("--quiet", action="store_true", help="show no progress, results alone")
 
 
-def _sampling_options(sub, n, help):
+def _sampling_options(sub, n, help, seed):
     group = sub.add_argument_group("sampling")
     _backend_option(group)
     _ranks_option(group)
     group.add_argument("--n", type=int, default=n, help=help)
-    group.add_argument("--seed", type=int, default=0, help="of the noise")
+    text = "of the noise" + (" (default: a new one, which is printed)" if seed is None else "")
+    group.add_argument("--seed", type=int, default=seed, help=text)
     for name in SAMPLING:
         # a published model has its own way to sample, for what is not given
         given = _field(Sampling, name).default is not None
@@ -343,7 +363,8 @@ def _add(group, owner, name, **changes):
 def _unset(owner, name):
     """For `_add`: the default None, for an option not given; the help has the field's default."""
     field = _field(owner, name)
-    return {"default": None, "help": f"{field.metadata['help']} (default: {field.default})"}
+    shown = "" if field.default is False else f" (default: {field.default})"
+    return {"default": None, "help": f"{field.metadata['help']}{shown}"}
 
 
 def _field(owner: Any, name: str) -> "Field[Any]":

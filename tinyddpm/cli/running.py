@@ -58,7 +58,10 @@ def _joined(started):
 
 def _run(parser, argv, say, team):
     """The exit code of one command, the same in every rank."""
-    args = parser.parse_args(argv)
+    try:
+        args = parser.parse_args(argv)
+    except InputError as error:
+        return team.end(str(error), 2, _tell(team))
     args.say, args.team, args.stopped = say, team, Stopped(team)
     line: Any = ""
     try:

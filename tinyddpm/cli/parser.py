@@ -1,0 +1,42 @@
+"""argparse's parser with complaints of one line, and help that shows every default."""
+
+import argparse
+from typing import NoReturn
+
+from ..errors import InputError, did_you_mean
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows every default; where it is None the help itself tells what happens then."""
+
+    def _get_help_string(self, action):
+        shown = action.default is None or action.default is False
+        return action.help if shown else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's parser, whose complaints are one line, an InputError, with the nearest word."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise an InputError in the place of a page of usage."""
+        raise InputError(f"{message} ({self.prog} --help)")
+
+    def parse_known_args(self, args=None, namespace=None):
+        """What argparse makes of the arguments; the options of a command are known to it alone."""
+        found, others = super().parse_known_args(args, namespace)
+        unknown = next((each for each in others if each.startswith("-")), None)
+        if unknown is not None:
+            name = unknown.partition("=")[0]
+            self.error(f"no option {name}{did_you_mean(name, self._option_string_actions)}")
+        if others:
+            self.error(f"one argument too many: {others[0]!r}")
+        return found, others
+
+    def _check_value(self, action, value):
+        if action.choices is None or value in action.choices:
+            return
+        near = did_you_mean(value, action.choices)
+        listed = ", ".join(map(str, action.choices))
+        if action.metavar == "COMMAND":
+            self.error(f"no command {value}{near or f': there are {listed}'}")
+        raise argparse.ArgumentError(action, f"must be one of {listed}, got {value!r}{near}")
