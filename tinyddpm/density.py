@@ -30,7 +30,7 @@ class LogLikelihood(NamedTuple):
     """The result of `log_likelihood`."""
 
     log_p: Array  # natural logarithm, float64 (B,)
-    error: Array  # one standard error from the probes, (B,); 0 for the exact divergence
+    error: Array  # one standard error, (B,): 0 for the exact divergence, NaN for one probe
 
 
 def log_likelihood(
@@ -56,7 +56,7 @@ def log_likelihood(
         steps: as in `samplers.ancestral`, here from data to T.
         divergence: "exact", one vjp for each of the D elements of a sample; or "hutchinson"
             (Song21b eq. 40), one for each probe, the same along the whole path.
-        probes: random vectors of "hutchinson", at least 1.
+        probes: random vectors of "hutchinson", at least 1; of one alone the error is NaN.
         noise: a seed or a `Noise`, of the probes.
 
     Raises:

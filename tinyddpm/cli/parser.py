@@ -1,7 +1,7 @@
 """argparse's parser with complaints of one line, and help that shows every default."""
 
 import argparse
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..errors import InputError, did_you_mean
 
@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
         """Raise an InputError in the place of a page of usage."""
         raise InputError(f"{message} ({self.prog} --help)")
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """What argparse makes of the arguments; the options of a command are known to it alone."""
         found, others = super().parse_known_args(args, namespace)
         unknown = next((each for each in others if each.startswith("-")), None)
