@@ -375,7 +375,7 @@ def _held(out: str | Path | None) -> Iterator[None]:
     if out is None:
         yield
         return
-    made = [folder for folder in (Path(out), *Path(out).parents) if not folder.exists()]
+    made = [folder for folder in (Path(out), *Path(out).parents) if not files.kind(folder)]
     try:
         Path(out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
