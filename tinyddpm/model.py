@@ -103,11 +103,27 @@ class Model:
 
         Returns:
             The prediction, of what `target` names, in the dtype of xt; and mix, likewise.
+
+        Raises:
+            InputError: xt holds no floats, or has other channels than this model's samples.
         """
+        self._check(xt)
         times = (t,) if getattr(t, "ndim", 0) else ()
         numbers = StepNumbers(Clock(0, 0, 0), () if times else (int(t),))
         prediction, *mix = self._repeated(self._predict)(numbers, xt, *times, *self._labels())
         return prediction, mix[0] if mix else None
+
+    def _check(self, xt):
+        """Raises InputError for what can be no x_t: bytes would pass for numbers near 100."""
+        if xt.dtype.kind != "f":
+            raise InputError(
+                f"x_t must be floats, images in [-1, 1] with noise, got {xt.dtype}; bytes are "
+                "brought there by x / 127.5 - 1"
+            )
+        if xt.ndim != 1 + len(self.shape) or xt.shape[-1] != self.shape[-1]:
+            raise InputError(
+                f"this model takes samples of shape {self.shape}, got {tuple(xt.shape[1:])}"
+            )
 
     def _repeated(self, function):
         """A method of this model that is called with every step, as the backend repeats it.
@@ -209,6 +225,7 @@ class Model:
             clip: bound on |x0_hat|, or None.
             noise: what z is drawn from.
         """
+        self._check(xt)
         a_xt, a_prediction = x0_weights(self.schedule, t, self.target)
         bound = math.inf if clip is None else clip
         fused = FusedStep(a_xt, a_prediction, bound, c.c_x0, c.c_xt, c.sigma)

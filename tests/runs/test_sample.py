@@ -85,3 +85,24 @@ def test_spaced_takes_the_schedule_first():
         td.spaced(20, td.linear(30))
     with pytest.raises(InputError, match=r"T must be a whole number in 1\.\.10,000,000"):
         td.cosine(3_000_000_000)
+
+
+def test_images_that_are_no_floats_or_have_other_channels_are_refused(run):
+    """In every way to a model: bytes were taken for numbers up to 255."""
+    model = td.load(run)
+    s, whole = model.schedule, np.full((2, 2), 200, np.uint8)
+    ways = [
+        lambda x: model(x, 5),
+        lambda x: model.x0_hat(x, 5),
+        lambda x: td.ddim(model, s, x),
+        lambda x: td.ancestral(model, s, x),
+        lambda x: td.heun(model, s, x, steps=4),
+        lambda x: td.encode(model, s, x, steps=4),
+        lambda x: td.interpolate(model, s, x[0], x[1], 3, steps=4),
+    ]
+    for way in ways:
+        with pytest.raises(InputError, match="x_t must be floats"):
+            way(whole)
+        with pytest.raises(InputError, match=r"takes samples of shape \(2,\), got \(3,\)"):
+            way(np.zeros((2, 3), np.float32))
+        way(np.zeros((2, 2), np.float32))
