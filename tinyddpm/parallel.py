@@ -95,6 +95,12 @@ class Ranks(Alone):
         each = count // self.size
         return range(self.rank * each, (self.rank + 1) * each)
 
+    def check(self, count: int, theta: Array) -> None:
+        """As `Alone.check`: not on graphics cards, nor where the shards do not go into the ranks."""
+        self.mine(count)
+        if self.size > 1 and not isinstance(theta, np.ndarray):
+            raise InputError("several ranks train on the host: not with cupy, nor with cuda")
+
     def additions(self, count: int) -> list[tuple[int, int]]:
         """As `Alone.additions`."""
         return plan(count, self.size).local[self.rank]
@@ -106,8 +112,6 @@ class Ranks(Alone):
         add(grads, [(i, j) for i, j in todo.local[self.rank] if j in grads])  # not added yet
         heads = todo.heads[self.rank]
         out = grads[min(grads)]
-        if not isinstance(out, np.ndarray):
-            raise InputError("several ranks train on the host: not with cupy, nor with cuda")
         if self.reduce == "sum":
             add(grads, ((min(grads), k) for k in heads if k != min(grads)))
             self.comm.Allreduce(_mpi().IN_PLACE, out)

@@ -97,6 +97,9 @@ class Alone:
         """The shards of `count` that this process computes."""
         return range(count)
 
+    def check(self, count: int, theta: Array) -> None:
+        """Raise InputError where processes cannot share `count` shards of training theta."""
+
     def additions(self, count: int) -> list[tuple[int, int]]:
         """Those of `additions(count)` that are among this process's own shards."""
         return additions(count)

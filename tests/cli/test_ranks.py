@@ -50,6 +50,9 @@ REFUSED = [
     ([*NEW, "--ranks", "2"], 2, "--ranks 2, but 3 processes were started"),
     ([*NEW, "--lr", "1e30"], 1, "training diverged at step 2: "),
     ([*NEW[:5], "run", *NEW[6:]], 2, "run already holds a run"),
+    (["import", "run", "--out", "new"], 2, "import works in one process: start it without mpi"),
+    (["export", "run", "--out", "new"], 2, "export works in one process: start it without mpi"),
+    (["tour", "--out", "new"], 2, "tour works in one process: start it without mpiexec"),
     # last, for the rank that fails alone ends the others
     (["train", "is{rank}.npy", *NEW[2:]], 2, "rank 2: no data named 'is2.npy'"),
 ]

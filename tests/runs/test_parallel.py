@@ -74,6 +74,33 @@ def test_a_power_of_two_of_shards_a_rank_is_one_partial_sum():
     assert max(map(len, parallel.plan(12, 4).heads)) == 2
 
 
+ASTRAY = """
+import sys
+from support import ranks
+from tinyddpm import parallel
+from tinyddpm.training import Trainer
+
+update = Trainer._update
+
+def astray(self, *args):
+    update(self, *args)
+    self.state.theta[3] *= 1 + 1e-6
+
+with parallel.join() as team:
+    if team.rank == 1:
+        Trainer._update = astray
+    ranks.train("points", sys.argv[1], "numpy", team)
+"""
+
+
+def test_parameters_that_differ_between_ranks_are_not_saved(tmp_path):
+    """One number of one rank is off in its last bits, as where a machine errs."""
+    code, _, err = ranks.start(3, "-c", ASTRAY, tmp_path / "run")
+    assert code == 1  # of a program with an error that it does not catch
+    assert err.startswith("InputError: rank 0 and rank 1 differ in the parameters ("), err
+    assert not list((tmp_path / "run").glob("checkpoint*"))
+
+
 class Eight:
     """A communicator as far as it is asked: eight ranks, this one is the sixth."""
 
@@ -90,5 +117,8 @@ def test_shards_that_ranks_cannot_share_evenly_are_refused():
     for count in (2, 12):
         with pytest.raises(InputError, match=f"8 ranks cannot share {count} shards"):
             team.mine(count)
+    team.check(24, np.zeros(3, np.float32))
+    with pytest.raises(InputError, match="several ranks train on the host"):
+        team.check(24, object())  # a device's array
     with pytest.raises(InputError, match="reduce must be one of tree, sum"):
         parallel.Ranks(Eight(), "ring")

@@ -100,6 +100,8 @@ def _check_ranks(args, argv, team):
         from .. import parallel
 
         parallel.start(wanted, argv)
+    if team.size > 1 and not hasattr(args, "ranks"):
+        raise InputError(f"{argv[0]} works in one process: start it without mpiexec")
     reduce = getattr(args, "reduce", None)
     if reduce and team is ALONE:
         raise InputError("--reduce is for several ranks: give --ranks too")

@@ -195,7 +195,7 @@ def resume(
 
 def _agree(kept, trainer, about):
     """Raise InputError where processes cannot share the batch, or are to do different things."""
-    kept.team.mine(len(trainer.parts))
+    kept.team.check(len(trainer.parts), trainer.state.theta)
     if kept.team.size > 1:
         settings = {**about["net"], **about["recipe"], "the data's digest": about["digest"][:16]}
         settings["precision"] = trainer.ops.precision
