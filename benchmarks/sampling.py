@@ -24,16 +24,22 @@ def measure(found, seconds, sizes):
     for kind, options in KINDS.items():
         want = None
         for name, bench in found.items():
-            got = sample(_model(case, bench.ops, 5), 8, **options)
+            got = sample(_model(case, bench.ops, 5), 8, **_at_most(5, options))
             want = got if want is None else want
             # five networks, each given what the last made of its rounding
             compare(f"{kind} on {name}", [got], [want], terms=5**2 * network.TERMS)
         models = {name: _model(case, bench.ops, T) for name, bench in found.items()}
-        contenders = {name: lambda m=m, o=options: sample(m, n, **o) for name, m in models.items()}
+        timed = _at_most(T, options)
+        contenders = {name: lambda m=m, o=timed: sample(m, n, **o) for name, m in models.items()}
         rows[f"{kind}, T = {T}, {n} images"] = clock.summary(
             clock.interleave(contenders, seconds, waits, warm=0, least=1)
         )
     return rows
+
+
+def _at_most(T, options):
+    """The options, with no more steps than a schedule of T has."""
+    return {**options, "steps": min(options["steps"], T)} if "steps" in options else options
 
 
 def _model(case, ops, T):

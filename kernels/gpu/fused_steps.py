@@ -19,6 +19,12 @@ adamw, average = formulas.adamw, formulas.average
 
 
 @device
+def six(numbers):
+    """The six numbers of an array as a tuple, which is unpacked by their names."""
+    return numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
+
+
+@device
 def place(n):
     """This thread's row, its first element there, and how many elements the row has from there."""
     row = np.int32(cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y)
@@ -135,7 +141,7 @@ def reverse_kernels(wide):
     @device
     def write(xt, prediction, xs, i, left, c, z0, z1, z2, z3):
         """Store x_s of one thread's elements, whose noise is z0..z3."""
-        c = c[0], c[1], c[2], c[3], c[4], c[5]
+        c = six(c)
         x, y = load(xt, i, left, ZERO), load(prediction, i, left, ZERO)
         s0, s1 = reverse(x[0], y[0], z0, c), reverse(x[1], y[1], z1, c)
         s2, s3 = reverse(x[2], y[2], z2, c), reverse(x[3], y[3], z3, c)
@@ -167,7 +173,8 @@ def reverse_kernels(wide):
         row, first, left = place(n)
         if left > 0 and row < samples:
             z0, z1, z2, z3 = ZERO, ZERO, ZERO, ZERO
-            if c[5] != ZERO:
+            _, _, _, _, _, sigma = six(c)
+            if sigma != ZERO:
                 z0, z1, z2, z3 = draw(row, first, words, clock)
             write(xt, prediction, xs, flat(row, n, first), left, c, z0, z1, z2, z3)
 
@@ -197,7 +204,7 @@ def optimiser_kernel(wide):
             ema_weight: (1,).
         """
         i, end = np.uint64(4 * cuda.grid(1)), np.uint64(n)
-        factors = factors[0], factors[1], factors[2], factors[3], factors[4], factors[5]
+        factors = six(factors)
         ema_weight = ema_weight[0]
         if wide and i + FOUR <= end:
             s, p, g = scale[0], load4(theta, i), load4(grad, i)

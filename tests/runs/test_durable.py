@@ -152,7 +152,7 @@ def test_what_is_given_beside_resume_must_be_the_runs_own(tmp_path, monkeypatch,
     assert commands.main(["train", "moons", *MOONS]) == 0
     assert commands.main(["train", "--resume", "r", "--hidden", "8"]) == 0
     assert commands.main(["train", "--resume", "r", "--hidden", "16", "--ema", "0.5"]) == 2
-    assert "hidden: 8 saved, 16 given; ema: 0.995 saved, 0.5 given" in capsys.readouterr().err
+    assert "ema: 0.995 saved, 0.5 given; hidden: 8 saved, 16 given" in capsys.readouterr().err
 
 
 # One process at a time.
@@ -290,7 +290,7 @@ class Lazy(Ops):
 def test_divergence_names_the_step_the_numbers_and_the_last_good_checkpoint(
     tmp_path, monkeypatch, ops, save_every
 ):
-    monkeypatch.setattr(run, "get", lambda name: ops)
+    monkeypatch.setattr(run, "get", lambda name, precision="fp32": ops)
     bad = {
         **SMALL,
         "steps": 60,

@@ -13,12 +13,12 @@ BANDWIDTH, LANES, CLOCK = 3.35e12, 132 * 128, 1.70e9
 # (bytes, instructions) an element of the CUDA kernels: counted by `python -m benchmarks roofline`,
 # for sm_90; the first two from SASS, the others from PTX. Nothing here was timed.
 KERNELS = {
-    "noising, noise drawn inside": (12, 55.5),
-    "reverse step, noise drawn inside": (12, 59.8),
+    "noising, noise drawn inside": (12, 57.8),
+    "reverse step, noise drawn inside": (12, 63.2),
     "noise alone": (4, 66.2),
     "noising, noise read": (12, 14.5),
     "AdamW and EMA": (36, 66.8),
-    "GroupNorm with SiLU": (8, 48.0),
+    "GroupNorm with SiLU": (8, 25.0),
 }
 CUTS = (50, 57)  # where a batch of SAMPLES is split
 SAMPLES = 96
