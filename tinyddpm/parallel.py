@@ -96,7 +96,7 @@ class Ranks(Alone):
         return range(self.rank * each, (self.rank + 1) * each)
 
     def check(self, count: int, theta: Array) -> None:
-        """As `Alone.check`: not on graphics cards, nor where the shards do not go into the ranks."""
+        """As `Alone.check`: not on graphics cards, nor where each would not have as many shards."""
         self.mine(count)
         if self.size > 1 and not isinstance(theta, np.ndarray):
             raise InputError("several ranks train on the host: not with cupy, nor with cuda")
