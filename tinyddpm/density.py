@@ -19,7 +19,7 @@ from . import noise as counter_noise
 from .errors import InputError
 from .noise import Noise
 from .process import Array, score_from_eps
-from .samplers import Steps, draw, times
+from .samplers import Steps, check_schedule, draw, times
 from .schedule import Schedule
 from .solvers import heun_step, ode_slope
 
@@ -133,6 +133,8 @@ def _check(denoise, s, x0, divergence, probes):
         raise InputError(
             "the ODE's likelihood needs the denoiser's derivative: it has no vjp(xt, t, u)"
         )
+    if getattr(denoise, "schedule", s) is not s:
+        check_schedule(denoise, s)
     if s.alpha_bar[-1] == 0:
         raise InputError(
             "at alpha_bar_T = 0 the ODE's time is infinite: it gives no likelihood for this "

@@ -21,7 +21,7 @@ from . import noise as counter_noise
 from .errors import InputError
 from .noise import Noise
 from .process import Array, at, learned_log_variance, posterior_tables, q_sample
-from .samplers import Denoiser, draw, estimate_x0, estimate_x0_and_mix
+from .samplers import Denoiser, check_schedule, draw, estimate_x0, estimate_x0_and_mix
 from .schedule import Schedule
 from .settings import VARIANCES
 
@@ -200,12 +200,14 @@ def vb_term(
         bits per dimension, (B,).
 
     Raises:
-        InputError: for another variance, half_width or t.
+        InputError: for another variance, half_width or t, or a schedule that is not the denoiser's.
     """
     _check(x0, chain)
     xt, half_width = q_sample(s, x0, t, eps), chain.half_width
     c_x0, log_beta, log_var_q, _ = bound_tables(s).at(s, t, x0)
     if chain.variance == "learned":
+        if getattr(denoise, "schedule", s) is not s:
+            check_schedule(denoise, s)
         x0_hat, mix = estimate_x0_and_mix(denoise, xt, t, chain.clip)
         log_var = learned_log_variance(log_beta, log_var_q, mix)
     else:

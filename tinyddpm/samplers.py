@@ -107,9 +107,14 @@ def reverse_step(
         x_{t_prev} in the dtype of xt, and x0_hat, or None where the step is fused.
 
     Raises:
-        InputError: x0_hat or a learned variance cannot be had from this denoiser.
+        InputError: x0_hat or a learned variance cannot be had from this denoiser, which may also
+            know another schedule; a clip that is no bound.
     """
+    if getattr(denoise, "schedule", s) is not s:
+        check_schedule(denoise, s)
     if c.sigma_max is None and hasattr(denoise, "reverse") and not callable(noise):
+        if clip is not None:
+            check_clip(clip)
         return denoise.reverse(xt, t, c, clip, Noise.of(noise)), None
     if c.sigma_max is None:
         x0_hat, sigma = estimate_x0(denoise, s, xt, t, clip), c.sigma
@@ -135,8 +140,11 @@ def estimate_x0(
         clip: bound on |x0_hat|, or None.
 
     Raises:
-        InputError: at alpha_bar_t = 0, for a denoiser that gives eps_hat alone.
+        InputError: at alpha_bar_t = 0, for a denoiser that gives eps_hat alone; for one that knows
+            another schedule; for a clip that is no bound.
     """
+    if getattr(denoise, "schedule", s) is not s:
+        check_schedule(denoise, s)
     if hasattr(denoise, "x0_hat"):
         x0_hat = denoise.x0_hat(xt, t)
     elif s.alpha_bar[t] > 0:
@@ -175,8 +183,23 @@ def estimate_x0_and_sigma(
     return x0_hat, learned_sigma(c.sigma_max, c.sigma, mix)
 
 
+def check_schedule(denoise: Any, s: Schedule) -> None:
+    """Raise InputError unless s is the schedule of a denoiser that has one, or its first steps."""
+    own = denoise.schedule
+    # A published spacing may start below T, on the first steps alone. Rounding is not told apart.
+    if s.T > own.T or not np.allclose(s.alpha_bar, own.alpha_bar[: s.T + 1], rtol=1e-6, atol=0):
+        raise InputError(f"the model was trained on another schedule: {own}, got {s}")
+
+
+def check_clip(clip: float) -> None:
+    """Raise InputError unless clip is above 0."""
+    if not clip > 0:
+        raise InputError(f"clip must be above 0, or None for no bound, got {clip}")
+
+
 def clipped(x0_hat: Array, clip: float) -> Array:
-    """x0_hat within [-clip, clip] (Ho20's code)."""
+    """x0_hat within [-clip, clip] (Ho20's code). Raises InputError unless clip is above 0."""
+    check_clip(clip)
     return x0_hat.clip(-clip, clip)
 
 

@@ -13,6 +13,7 @@ from tinyddpm import exact, noise, settings, solvers
 from tinyddpm.density import log_likelihood
 from tinyddpm.editing import RePaint, inpaint, interpolate
 from tinyddpm.errors import InputError
+from tinyddpm.nn import params
 from tinyddpm.samplers import Noise, PredictorCorrector, ancestral, ddim, langevin
 from tinyddpm.schedule import linear, spaced
 from tinyddpm.solvers import SAMPLERS, decode, dpmpp_2m, encode, euler, heun
@@ -222,3 +223,48 @@ def test_a_fused_step_is_given_a_noise_and_a_callable_is_never_fused():
     x0 = ancestral(Fused(), S, X, steps=2, noise=lambda t: asked.append(t) or 0 * X)
     assert len(given) == 6 and asked == [10]
     np.testing.assert_array_equal(x0, 0 * X)
+
+
+# --- a model's own schedule, and a bound that is one
+
+
+MLP = td.MLP(dim=2)
+FIXED = td.Model(MLP, params.init(MLP.spec(), 0), S, (2,))
+WIDE = td.MLP(dim=2, out=4)
+LEARNED = td.Model(WIDE, params.init(WIDE.spec(), 0), S, (2,))
+XF = X.astype(np.float32)
+ENTRIES = {
+    **{name: partial(sampler, FIXED) for name, sampler in SAMPLERS.items()},
+    "learned": partial(ancestral, LEARNED, variance="learned"),
+    "encode": partial(encode, FIXED),
+    "decode": partial(decode, FIXED),
+    "log_likelihood": partial(log_likelihood, FIXED),
+    "bits_per_dim": partial(td.bits_per_dim, FIXED),
+    "learned bits_per_dim": partial(td.bits_per_dim, LEARNED, chain=td.Chain("learned")),
+    "inpaint": lambda s, x: inpaint(FIXED, s, x, np.ones((5, 2), bool)),
+    "interpolate": lambda s, x: interpolate(FIXED, s, x[0], x[1], 3),
+}
+
+
+@pytest.mark.parametrize("other", [linear(20), linear(9), td.cosine(10)], ids=repr)
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_model_refuses_another_schedule_than_its_own(name, other):
+    with pytest.raises(InputError, match="another schedule"):
+        ENTRIES[name](other, XF)
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_model_takes_its_schedule_made_again(name):
+    ENTRIES[name](linear(10), XF)
+
+
+def test_a_model_takes_the_first_steps_of_its_schedule():
+    ddim(FIXED, S.until(7), XF, steps=3)
+
+
+@pytest.mark.parametrize("clip", [-1, 0, np.nan])
+@pytest.mark.parametrize("denoise", [DATA, FIXED], ids=["callable", "fused"])
+@pytest.mark.parametrize("sampler", [*SAMPLERS.values(), encode, decode])
+def test_a_clip_that_is_no_bound_is_refused(sampler, denoise, clip):
+    with pytest.raises(InputError, match="clip must be above 0"):
+        sampler(denoise, S, XF, clip=clip)

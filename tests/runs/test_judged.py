@@ -152,3 +152,18 @@ def test_a_run_of_before_still_loads_and_goes_on(tmp_path):
     assert more.meta["step"] == 6 and np.isfinite(more.theta).all()
     text = json.dumps(more.meta)
     assert json.loads(text)["data"]["spec"] == "moons"
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"dropout": 0.1}, "dropout is of residual blocks: an MLP has none"),
+        ({"label_dropout": 0.1}, "label_dropout needs labels"),
+    ],
+)
+def test_a_dropout_that_would_drop_nothing_is_refused(given, words):
+    points = np.zeros((8, 2), np.float32)
+    with pytest.raises(td.InputError, match=words):
+        td.train(points, 1, batch=4, **given)
+    td.train(points, 1, batch=4)
+    td.train(points, 1, batch=4, dropout=0, label_dropout=0)

@@ -185,6 +185,10 @@ def evaluate(args: argparse.Namespace) -> int:
     """tinyddpm eval: sample quality against the held-out data, printed and kept in eval.json."""
     trained = load(args.run, args.backend, args.precision or "fp32", args.team)
     fit, held = data.of_run(args, trained, args.run)
+    if trained.classes and held.labels is None:
+        raise InputError(
+            f"{args.run} was trained with labels, and {args.data} has none to judge it by"
+        )
     if "digest" in trained.meta:
         check_digest(args.run, trained.meta, data.as_fitted(fit, trained))
     if not len(held.x):
@@ -192,10 +196,6 @@ def evaluate(args: argparse.Namespace) -> int:
     n = args.n or len(held.x)
     computed = opening.model_line(trained.net, trained.ops, team=args.team)
     args.say(f"{opening.data_line(fit, held)}; {computed}")
-    if trained.classes and held.labels is None:
-        raise InputError(
-            f"{args.run} was trained with labels, and {args.data} has none to judge it by"
-        )
     known, named = held.labels, labels_of(held, trained.classes)
     asked, label = (None if each is None else np.resize(each, n) for each in (known, named))
     settings, variance = given.judged(args, trained)

@@ -116,6 +116,10 @@ def fresh_trainer(
     net = network(begun.net, shape, classes, recipe.vlb > 0)
     if classes and recipe.label_dropout and not getattr(net, "no_label", True):
         raise InputError("label_dropout must be 0 for a network without a row for no label")
+    if recipe.dropout and isinstance(net, MLP):
+        raise InputError("dropout is of residual blocks: an MLP has none")
+    if not classes and given.get("label_dropout"):
+        raise InputError("label_dropout needs labels: without them there is none to drop")
     s = noise_schedule(begun.schedule)
     memory.check("this run", needs(net, recipe, s, shape, ops), limit)
     state = begun.state(net, recipe.seed).on(ops)
