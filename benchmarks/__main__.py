@@ -4,8 +4,8 @@ steps: the diffusion's and the optimiser's fused steps; ops: convolution, GroupN
 network: train and sampling steps; end: end to end; samplers: each of them, whole, and its error
 where the truth is known. gpu: all that a session on a GPU machine should do; roofline: the CUDA
 kernels' instructions, counted, and whole steps' time on a GPU, predicted, neither of which needs
-one; tiles: whether the convolutions' register tiles are the best ones for this CPU; selftest: that
-the benchmark itself is right.
+one; parallel: MPI's ranks, and a model of how far they scale; tiles: whether the convolutions'
+register tiles are the best ones for this CPU; selftest: that the benchmark itself is right.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from . import accuracy, bench, cases, crossover, end, memory, network, parts, re
 from .sizes import FULL, LARGE, NETS, QUICK, TINY
 
 TIMED = ("steps", "ops", "network", "end", "samplers")
-GROUPS = (*TIMED, "tiles", "gpu", "roofline", "selftest")
+GROUPS = (*TIMED, "tiles", "parallel", "gpu", "roofline", "selftest")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 
 
@@ -89,7 +89,8 @@ def _parser():
     add("--tiny", action="store_true", help="to see whether all of it runs: the times mean nothing")
     add("--json", metavar="FILE", help="also write the figures to this file")
     drawn = "also draw the steps' time against size (an image file);\n"
-    drawn += "of the samplers, their error (the same name with -samplers)"
+    drawn += "of the samplers, their error (the same name with -samplers);\n"
+    drawn += "of the ranks, the model's efficiency (with -parallel)"
     add("--plot", metavar="FILE", help=drawn)
     add("--card", default="h100", metavar="NAME", help="whose roofline (default: h100)")
     return parser
@@ -181,6 +182,8 @@ def main(argv=None):
             figures["roofline"] = _roofline(args)
         if "tiles" in args.groups:
             figures["tiles"] = _tiles(args)
+        if "parallel" in args.groups:
+            figures["parallel"] = _parallel(args)
         if "gpu" in args.groups:
             from . import gpu
 
@@ -208,6 +211,25 @@ def _tiles(args):
     images = tiles.IMAGES[:1] if args.tiny else tiles.IMAGES
     figures = tiles.run(min(args.seconds, 0.5), images, tiles.SOME if args.tiny else None)
     print(tiles.table(figures, images))
+    return figures
+
+
+def _parallel(args):
+    """Measure the ranks, print the table, draw the model. Raises InputError without MPI."""
+    from . import parallel, scaling
+
+    if set(args.backend or ()) - {"numpy", "numba"} or len(args.backend or ()) > 1:
+        raise InputError("ranks compute on one backend of the host: numpy or numba")
+    name = args.backend[0] if args.backend else "numpy"
+    missing = backend.reason(name)
+    if missing:
+        raise InputError(f"{name} does not work here: {missing}")
+    figures = parallel.run(args.seconds, name, args.tiny)
+    print(parallel.table(figures), flush=True)
+    if args.plot:
+        path = pathlib.Path(args.plot)
+        picture = scaling.figures.to_image(scaling.plot(figures["efficiency"]))
+        picture.save(path.with_stem(f"{path.stem}-parallel"))
     return figures
 
 

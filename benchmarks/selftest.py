@@ -12,7 +12,7 @@ import numpy as np
 from tinyddpm import backend
 from tinyddpm.nn.ops import Ops
 
-from . import accuracy, bench, cases, clock, crossover, parts
+from . import accuracy, bench, cases, clock, crossover, parallel, parts, scaling
 
 
 def share(f, items):
@@ -155,6 +155,40 @@ def the_parts_of_a_step_sum_to_it():
     assert found["rates"] == {f"{conv}, forward": work / 1e9, f"{conv}, backward": work / 8e9}
 
 
+def a_reductions_bytes_and_time_are_those_of_its_messages():
+    """By hand, for a gradient of 400 bytes, 1 ms a message and 1 us a byte."""
+    link = scaling.Link(1e-3, 1e-6)
+    assert scaling.sent(2, 2, 400) == 400 and scaling.sent(2, 1, 400) == 0
+    # three shards a rank are two partial sums: 2 exchanges and 1 gathering of 3/4 of the bytes
+    assert scaling.sent(12, 4, 400) == 900 and scaling.sent(12, 4, 400, "sum") == 600
+    # four ranks: 2 rounds of 3 messages, 6 ms, and 2 x 300 bytes, 0.6 ms
+    assert abs(scaling.seconds(link, 8, 4, 400) - 6.6e-3) < 1e-12
+
+
+def a_link_is_fitted_to_what_it_predicts():
+    """2 ms for two messages, and 1 us a byte: 3 ms for 1000 bytes, 5 ms for 3000."""
+    link = scaling.fit({1000: 3e-3, 3000: 5e-3})
+    assert abs(link.alpha - 1e-3) < 1e-12 and abs(link.beta - 1e-6) < 1e-15
+    assert scaling.fit({1000: 1e-3, 2000: 3e-3}).alpha == 0  # no message takes less than nothing
+
+
+def efficiency_is_the_computing_part_of_a_step():
+    """1 s of computing beside 0.25 s of reduction; 8 Gb/s are 1 ns a byte."""
+    nbytes = 250e6  # two ranks send them once
+    assert abs(scaling.efficiency(scaling.Link(0, 1e-9), 2, 1.0, nbytes) - 0.8) < 1e-12
+    link = scaling.network(scaling.Link(1e-6, 1e-9), 8, latency=2e-6)
+    assert abs(link.alpha - 3e-6) < 1e-15 and abs(link.beta - 2e-9) < 1e-18
+
+
+def ranks_of_other_results_are_refused():
+    """One bit of two ranks' parameters, or a norm that rounding does not explain."""
+    one = {"crc": 1, "norm": 10.0}
+    parallel.check("it", one, one, {"crc": 2, "norm": 10.0001})
+    assert refused(parallel.check, "it", one, {"crc": 2, "norm": 10.0}, one)
+    assert refused(parallel.check, "it", one, one, {"crc": 1, "norm": 10.01})
+    assert refused(parallel.check, "it", one, one, {"crc": 1, "norm": float("nan")})
+
+
 CHECKS = (
     a_wrong_answer_is_not_timed,
     a_nan_is_a_wrong_answer,
@@ -165,6 +199,10 @@ CHECKS = (
     a_crossing_is_where_a_backend_stays_ahead,
     sliced_distance_of_a_moved_set_is_its_way_over_root_2,
     the_parts_of_a_step_sum_to_it,
+    a_reductions_bytes_and_time_are_those_of_its_messages,
+    a_link_is_fitted_to_what_it_predicts,
+    efficiency_is_the_computing_part_of_a_step,
+    ranks_of_other_results_are_refused,
 )
 
 

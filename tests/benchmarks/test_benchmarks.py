@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from support import ranks
 from support.docs_blocks import ROOT
 
 from tinyddpm import backend
@@ -48,7 +49,10 @@ def everything(tmp_path_factory):
 def test_help_names_every_group():
     done = benchmarks("--help")
     assert done.returncode == 0
-    assert all(group in done.stdout for group in {*TIMED, "tiles", "gpu", "roofline", "selftest"})
+    assert all(
+        group in done.stdout
+        for group in {*TIMED, "tiles", "parallel", "gpu", "roofline", "selftest"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,6 +67,7 @@ def test_help_names_every_group():
         ["--compile"],
         ["ops", "--parts"],
         ["steps", "--memory"],
+        ["parallel", "--backend", "numpy", "numba"],
         ["--what"],
         ["--json", "no/such/folder/a.json"],
         ["--plot", "curves.pdf"],
@@ -72,6 +77,24 @@ def test_bad_options_are_one_line_and_exit_2(options):
     done = benchmarks(*options)
     assert done.returncode == 2 and not done.stdout
     assert done.stderr.startswith("benchmarks: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.stress
+def test_ranks_are_measured_and_the_model_is_drawn(tmp_path):
+    ranks.starter()
+    options = ("parallel", "--plot", str(tmp_path / "curves.png"))
+    shown, figures = figures_of(tmp_path / "figures.json", *options)
+    found = figures["parallel"]
+    (rows,) = found["steps"].values()
+    one, two, added = (rows[f"ours, {who}"] for who in ("1 rank", "2 ranks", "2 ranks, sum"))
+    assert one["bytes"] == 0 and two["bytes"] == added["bytes"] == 4 * two["parameters"]
+    assert all(0 < row["reduction"] < row["step"] and row["wait"] > 0 for row in (one, two, added))
+    for lines in found["efficiency"].values():
+        assert set(lines) == {"10 Gb/s", "25 Gb/s", "100 Gb/s"}
+        for line in lines.values():
+            assert line["1"] == 1 and sorted(line.values(), reverse=True) == list(line.values())
+    assert "by the model (not measured)" in shown
+    assert (tmp_path / "curves-parallel.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_an_unknown_card_exits_2():
