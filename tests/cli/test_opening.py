@@ -182,3 +182,16 @@ def test_the_advice_on_ranges_can_be_followed():
         td.train(np.arange(4).reshape(2, 2), 1)
     with pytest.raises(InputError, match="a range needs two numbers"):
         td.train(np.zeros((2, 2)), 1, value_range=3)
+
+
+def test_a_resumed_run_says_what_it_goes_on_with(tmp_path, capsys, monkeypatch):
+    """The checkpoint's own backend, which is not the default."""
+    pytest.importorskip("numba")
+    monkeypatch.chdir(tmp_path)
+    small = ["--hidden", "8", "--layers", "1", "--T", "5", "--out", "r"]
+    assert commands.main(["train", "moons", "--steps", "2", "--backend", "numba", *small]) == 0
+    assert "; numba, " in capsys.readouterr().out.splitlines()[0]
+    assert commands.main(["train", "--resume", "r", "--steps", "3"]) == 0
+    assert "; numba, " in capsys.readouterr().out.splitlines()[0]
+    assert commands.main(["train", "--resume", "r", "--steps", "4", "--backend", "numpy"]) == 0
+    assert "; numpy, " in capsys.readouterr().out.splitlines()[0]

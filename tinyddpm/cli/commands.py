@@ -112,7 +112,8 @@ def _resumed_run(args):
         given.check_run(args, out, trained)
     args = argparse.Namespace(**{**vars(args), "data": spec, "limit": limit or LIMIT})
     fit, held = data.of_run(args, trained, out)
-    computed = opening.model_line(trained.net, trained.ops, team=args.team)
+    ops = run.goes_on_with(args.backend, args.precision, trained.meta)
+    computed = opening.model_line(trained.net, ops, trained.meta["recipe"]["shards"], args.team)
     args.say(f"{opening.data_line(fit, held)}; {computed}")
     place = None if spec is None else {**trained.meta["data"], "spec": data.place(spec)}
     with args.stopped.waiting():

@@ -22,6 +22,7 @@ from ..datasets import sets
 from ..errors import InputError, TinyDDPMError
 from ..model import Model
 from ..nn import params
+from ..nn.ops import Ops
 from ..schedule import Schedule
 from ..settings import Recipe, check_settings, setting, split
 from ..shards import ALONE, Alone
@@ -183,11 +184,11 @@ def resume(
             check_digest(out, meta, data)
             state = _state(arrays, meta, trained.net)
             recipe = _recipe(out, meta, steps)
-        name, precision = _backend(kept, meta), kept.precision or meta.get("precision", "fp32")
-        ops, known = get(name, precision), numbered(data.labels)
+        ops = goes_on_with(kept.backend, kept.precision, meta)
+        known = numbered(data.labels)
         net, s = trained.net, trained.schedule
         trainer = Trainer(net, s, data.x, recipe, state.on(ops), ops, known)
-        own = {"recipe": asdict(recipe), "backend": name, "precision": precision}
+        own = {"recipe": asdict(recipe), "backend": ops.name, "precision": ops.precision}
         about = checkpoint.plain({**meta, **own, **_changed(kept, settings)})
         _agree(kept, trainer, about)
         return _Run(trainer, out, about, kept).to_the_end()
@@ -218,16 +219,16 @@ def _recipe(out, meta, steps):
     return recipe
 
 
-def _backend(kept, meta):
-    """The backend to go on with. Raises InputError where the run's own is not there."""
-    name = kept.backend or meta.get("backend", "numpy")
+def goes_on_with(backend: str | None, precision: str | None, meta: dict[str, Any]) -> Ops:
+    """What a run goes on with: what is given, else its own. Raises InputError where it is not."""
+    name = backend or meta.get("backend", "numpy")
     why = reason(name) if name in NAMES else "this program has none of that name"
-    if why and kept.backend is None:
+    if why and backend is None:
         raise InputError(
             f"the run was trained with the backend {name!r:.40}: {why}; choose another to go on, "
             "such as numpy: it rounds in its own way"
         )
-    return name
+    return get(name, precision or meta.get("precision", "fp32"))
 
 
 def _hold_old(out, stack):
