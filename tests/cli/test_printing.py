@@ -137,6 +137,8 @@ def test_an_interruption_while_modules_are_loaded(tmp_path, how):
         cwd=ROOT,
         capture_output=True,
         text=True,
+        # where the suite itself runs in a shell's background, children would ignore the signal
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     if how == "library":
         assert done.returncode == -signal.SIGINT and "KeyboardInterrupt" in done.stderr
