@@ -144,3 +144,20 @@ def test_an_interruption_while_modules_are_loaded(tmp_path, how):
         assert done.returncode == -signal.SIGINT and "KeyboardInterrupt" in done.stderr
     else:
         assert (done.returncode, done.stderr) == (130, "tinyddpm: interrupted\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("buffered", ["", "1"])
+@pytest.mark.parametrize("argv", [["--version"], ["--help"], ["train", "--help"]])
+def test_help_on_a_full_device_is_one_line(argv, buffered):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "tinyddpm", *argv],
+            env={**os.environ, "PYTHONUNBUFFERED": buffered},
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    said = "tinyddpm: cannot write to standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, said)

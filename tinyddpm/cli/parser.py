@@ -1,9 +1,10 @@
 """argparse's parser with complaints of one line, and help that shows every default."""
 
 import argparse
+import sys
 from typing import Any, NoReturn
 
-from ..errors import InputError, did_you_mean
+from ..errors import InputError, TinyDDPMError, did_you_mean
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -20,6 +21,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise an InputError in the place of a page of usage."""
         raise InputError(f"{message} ({self.prog} --help)")
+
+    def _print_message(self, message, file=None):
+        """Print help or version; argparse's own would not tell of a disk that is full."""
+        try:
+            print(message, end="", file=file or sys.stdout)
+        except BrokenPipeError:  # a reader that has had what it wanted
+            raise SystemExit(0) from None
+        except OSError as error:
+            text = f"cannot write to standard output: {error.strerror}"
+            raise TinyDDPMError(text) from None
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """What argparse makes of the arguments; the options of a command are known to it alone."""

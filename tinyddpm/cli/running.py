@@ -60,8 +60,8 @@ def _run(parser, argv, say, team):
     """The exit code of one command, the same in every rank."""
     try:
         args = parser.parse_args(argv)
-    except InputError as error:
-        return team.end(str(error), 2, _tell(team))
+    except TinyDDPMError as error:
+        return team.end(str(error), 2 if isinstance(error, InputError) else 1, _tell(team))
     args.say, args.team, args.stopped = say, team, Stopped(team)
     line: Any = ""
     try:

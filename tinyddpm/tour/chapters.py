@@ -1,5 +1,6 @@
 """What `tinyddpm tour` does: nine chapters in the terminal, their figures, and one page."""
 
+import os
 import pathlib
 import sys
 import textwrap
@@ -95,7 +96,7 @@ def picture(chapter: Chapter) -> Image.Image:
 def as_text(chapter: Chapter) -> str:
     """A chapter as plain text of at most 80 columns, its heading bold on a terminal."""
     heading = f"{chapter.name[0]}  {chapter.title}"
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         heading = f"\033[1m{heading}\033[0m"
     rows = [heading]
     first, other = " " * 3, " " * 5
