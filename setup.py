@@ -55,7 +55,7 @@ setup(
         "cuda13": ["cupy-cuda13x[ctk]>=14", "numba>=0.68", "nvmath-python>=1", "cuda-bindings<14"],
         "test": [
             "pytest>=8",
-            "pytest-xdist>=3.5",
+            "pytest-xdist>=3.8",
             "hypothesis>=6.100",
             "scipy>=1.13",
             "ruff~=0.17.6",

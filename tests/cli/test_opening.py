@@ -195,3 +195,13 @@ def test_a_resumed_run_says_what_it_goes_on_with(tmp_path, capsys, monkeypatch):
     assert "; numba, " in capsys.readouterr().out.splitlines()[0]
     assert commands.main(["train", "--resume", "r", "--steps", "4", "--backend", "numpy"]) == 0
     assert "; numpy, " in capsys.readouterr().out.splitlines()[0]
+
+
+def test_no_agreement_of_labels_is_judged_where_none_were_learned(tmp_path, capsys, monkeypatch):
+    """moons have labels; without --classes the samples were asked for none of them."""
+    monkeypatch.chdir(tmp_path)
+    small = ["--hidden", "8", "--layers", "1", "--T", "5", "--steps", "2"]
+    for options, judged in ((["--out", "plain"], False), (["--out", "told", "--classes"], True)):
+        assert commands.main(["train", "moons", *small, *options]) == 0
+        assert commands.main(["eval", options[1], "--n", "20", "--steps", "2"]) == 0
+        assert ("label_agreement" in capsys.readouterr().out) == judged

@@ -197,7 +197,8 @@ def evaluate(args: argparse.Namespace) -> int:
     n = args.n or len(held.x)
     computed = opening.model_line(trained.net, trained.ops, team=args.team)
     args.say(f"{opening.data_line(fit, held)}; {computed}")
-    known, named = held.labels, labels_of(held, trained.classes)
+    known = held.labels if trained.classes else None
+    named = labels_of(held, trained.classes)
     asked, label = (None if each is None else np.resize(each, n) for each in (known, named))
     settings, variance = given.judged(args, trained)
     how = {**dataclasses.asdict(settings), "seed": args.seed, "guidance": args.guidance}
