@@ -211,10 +211,20 @@ def faults(text):
             yield formula, "broken over two lines"
         if re.search(r"^[-+*>#=] ", formula, re.MULTILINE):
             yield formula, "a line that Markdown takes for a list"
-        # Markdown reads these first; $`...`$ keeps it out
+        if kind == "code":
+            yield formula, "$`...`$, which few viewers know: write $...$"
+        # Markdown reads these first: write \lt, \parallel, \thinspace, {SNR_t}
         marks = r"(?<![A-Za-z0-9])_|\*|<|\\[^A-Za-z]"
         if kind == "plain" and (formula != formula.strip() or re.search(marks, formula)):
-            yield formula, "needs $`...`$"
+            yield formula, "read as Markdown"
+    inline = re.sub(r"\$\$.*?\$\$|`[^`\n]*`", " ", pages.prose(text), flags=re.DOTALL)
+    for before, formula, after in re.findall(r"(?s)(^|.)\$([^$]+)\$(.|$)", inline):
+        if before.isalnum() or after.isalnum():
+            yield formula, "a $ beside a letter or digit is money"
+    for row in re.findall(r"^(?:> )?\|.*", inline, re.MULTILINE):
+        for formula in re.findall(r"\$([^$]+)\$", row):
+            if "|" in formula:
+                yield formula, "a bar that ends a table's cell: write \\vert"
 
 
 @page
@@ -228,6 +238,11 @@ def test_formulas_render(path):
         r"$\hat{x}_0$",
         r"$\{1\}$",
         r"$a\,b$",
+        "$`a`$",
+        r"$\mathrm{SNR}_t$",
+        "$x$1",
+        "a$x$",
+        "\n\n| $|x|$ | 1 |\n",
         r"$a * b$",
         r"$\frac{1}{2$",
         r"$ x $",
