@@ -62,7 +62,7 @@ setup(
             "mypy>=1.11",
             "numba>=0.68",
             "safetensors>=0.5",
-            "setuptools>=77",
+            "setuptools>=77.0.1",
         ],
     },
     entry_points={"console_scripts": ["tinyddpm = tinyddpm.cli:main"]},
