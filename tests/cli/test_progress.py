@@ -13,6 +13,7 @@ import types
 import numpy as np
 import pytest
 import tqdm.std
+from PIL import Image
 
 import tinyddpm as td
 from tinyddpm.cli import commands, judging
@@ -151,9 +152,13 @@ def test_the_commands_show_it_unless_they_are_to_be_quiet(tmp_path, monkeypatch,
         name = f"r{len(extra)}"
         assert commands.main(["train", "moons", *small, name, *extra]) == 0
         assert ("train 3/3" in capsys.readouterr().err) == shown
+        assert commands.main(["sample", name, "--n", "4", "--gif", "a.gif", *extra]) == 0
+        with Image.open("a.gif") as image:
+            frames = image.n_frames
+        assert (f"draw {frames}/{frames}" in capsys.readouterr().err) == shown
         assert commands.main(["eval", name, "--n", "20", "--steps", "2", *extra]) == 0
         out, err = capsys.readouterr()
-        assert all((word in err) == shown for word in ("sample ", "bound "))
+        assert all((word in err) == shown for word in ("sample ", "bound ", "judge 10/10"))
         told = r"20 samples in 2 steps, the bound of 2048 held out in 9: about \d+:\d\d\n"
         assert bool(re.search(told, out)) == shown and "better" in out
 

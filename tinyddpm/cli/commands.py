@@ -173,7 +173,7 @@ def sample(args: argparse.Namespace) -> int:
     images.save_png(out, images.picture(x))
     args.say(out)
     if args.gif:
-        images.save_gif(args.gif, images.small(frames))
+        _draw_process(args, args.gif, frames)
         args.say(args.gif)
     if args.array:
         low, high = restore
@@ -216,8 +216,8 @@ def evaluate(args: argparse.Namespace) -> int:
     bound = judging.bound(trained, held.x, args.seed, chain, args.quiet, args.team)
     if not args.team.first:
         return 0
-    scores = judging.scores(x, fit, held, asked) | bound
-    reference = judging.reference(n, fit, held)
+    scores, reference = judging.both(x, fit, held, asked, args.quiet)
+    scores |= bound
     record = {"step": trained.meta.get("step"), "n": len(x)}
     record |= {name: how[name] for name in RECORDED} | {"bound_variance": variance}
     record |= judging.finite(scores) | {"fit data": judging.finite(reference)}
@@ -288,7 +288,15 @@ def _draw_run(args, out, trained, fit):
         return
     reference = None if pixels else fit.x
     images.save_png(out / "samples.png", images.picture(x, reference))
-    images.save_gif(out / "reverse.gif", images.small(frames, reference))
+    _draw_process(args, out / "reverse.gif", frames, reference)
     records = log.read(out)
     curve = figures.loss_curve([r["step"] for r in records], [r["loss"] for r in records])
     images.save_png(out / "loss.png", figures.to_image(curve))
+
+
+def _draw_process(args, path, frames, reference=None):
+    """The animation of how samples came about, under a line of progress."""
+    from ..plots import images
+
+    with Bar(len(frames), "draw", "frame", show=not args.quiet) as bar:
+        images.save_gif(path, images.small(frames, reference), progress=bar)

@@ -76,21 +76,37 @@ def forecast(model: Model, n: int, steps: int, held: int, team: Alone = ALONE) -
     return line
 
 
-def scores(x: Array, fit: sets.Data, held: sets.Data, asked: Array | None) -> dict[str, float]:
+def both(
+    x: Array, fit: sets.Data, held: sets.Data, asked: Array | None, quiet: bool
+) -> tuple[dict[str, float], dict[str, float]]:
+    """`scores` of the samples and `reference` of the fitted data, under a line of progress."""
+    with Bar(2 * metrics.MEASURES, "judge", "measure", show=not quiet) as bar:
+        return scores(x, fit, held, asked, bar), reference(len(x), fit, held, bar)
+
+
+def scores(
+    x: Array,
+    fit: sets.Data,
+    held: sets.Data,
+    asked: Array | None,
+    progress: Callable[[], object] = lambda: None,
+) -> dict[str, float]:
     """The measures of `metrics` for samples; label agreement too where labels were asked for."""
-    found = metrics.evaluate(*(sets.to_unit(part) for part in (x, fit.x, held.x)))
+    samples, fitted, real = (sets.to_unit(part) for part in (x, fit.x, held.x))
+    found = metrics.evaluate(samples, fitted, real, progress)
     if asked is not None and fit.labels is not None and held.labels is not None:
         sides = {"label_agreement": (x, asked), "label_agreement_fit": (fit.x, fit.labels)}
-        real = sets.to_unit(held.x)
         for name, (images, labels) in sides.items():
             found[name] = metrics.label_agreement(sets.to_unit(images), labels, real, held.labels)
     return found
 
 
-def reference(n: int, fit: sets.Data, held: sets.Data) -> dict[str, float]:
+def reference(
+    n: int, fit: sets.Data, held: sets.Data, progress: Callable[[], object] = lambda: None
+) -> dict[str, float]:
     """What n of the fitted images score, which no sampler that does not copy can hope to beat."""
     chosen = sets.to_unit(fit.x[:n])
-    found = metrics.evaluate(chosen, chosen, sets.to_unit(held.x))
+    found = metrics.evaluate(chosen, chosen, sets.to_unit(held.x), progress)
     del found["copy_ratio"]  # 0: they are the fitted images
     return found
 

@@ -3,7 +3,7 @@
 import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ WIDTH = 768  # a grid is enlarged by the whole factor that comes nearest to this
 GAP = 40  # grey level between the images of a grid
 NOISE = 3.0  # half a window that shows 199 of 200 standard normal points, and the data large enough
 GREYS = 32  # in a grey animation's palette
+ENOUGH = 600_000  # pixels for a palette: the frames of small images count in full
 
 
 def grid(images: ArrayLike, columns: int | None = None, scale: int | None = None) -> Image.Image:
@@ -92,7 +93,11 @@ def save_png(path: str | os.PathLike[str], image: Image.Image) -> None:
 
 
 def save_gif(
-    path: str | os.PathLike[str], frames: Sequence[Image.Image], ms: int = 60, hold: int = 1500
+    path: str | os.PathLike[str],
+    frames: Sequence[Image.Image],
+    ms: int = 60,
+    hold: int = 1500,
+    progress: Callable[[], object] = lambda: None,
 ) -> None:
     """Write images as a GIF that loops; one palette serves all frames.
 
@@ -101,6 +106,7 @@ def save_gif(
         frames: images of one size.
         ms: milliseconds that a frame is shown for.
         hold: milliseconds that the last one is shown for.
+        progress: called after each frame.
 
     Raises:
         InputError: there are no frames.
@@ -110,15 +116,18 @@ def save_gif(
         raise InputError("an animation needs at least one frame")
     palette = Image.new("P", (1, 1))
     palette.putpalette(_palette(frames))
-    frames = [
-        frame.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames
-    ]
-    buffer = io.BytesIO()
-    frames[0].save(
+
+    def encoded():
+        for frame in frames:
+            yield frame.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE)
+            progress()  # when Pillow asks for the next one
+
+    buffer, each = io.BytesIO(), encoded()
+    next(each).save(
         buffer,
         format="GIF",
         save_all=True,
-        append_images=frames[1:],
+        append_images=each,
         loop=0,
         duration=[ms] * (len(frames) - 1) + [hold],
     )
@@ -136,8 +145,8 @@ def _palette(frames):
         np.asarray(frames[i * (len(frames) - 1) // 4].convert("RGB")).reshape(-1, 3)
         for i in range(5)
     ]
-    colours = np.array(Image.fromarray(np.stack(chosen)).quantize(colors=256).getpalette()).reshape(
-        -1, 3
-    )
+    pixels = np.stack(chosen)
+    few = np.ascontiguousarray(pixels[:, :: -(-pixels.shape[0] * pixels.shape[1] // ENOUGH)])
+    colours = np.array(Image.fromarray(few).quantize(colors=256).getpalette()).reshape(-1, 3)
     colours[(colours > 247).all(axis=1)] = 255  # averaging tints a white background
     return colours.ravel().tolist()
