@@ -136,6 +136,7 @@ def _group(group, found, limits, peers, args):
     if group == "samplers":
         return sampling.measure(found, seconds, sizes)
     chosen = cases.steps(*sizes.steps) if group == "steps" else cases.operations(sizes.images)
+    chosen = report.each(chosen, group)
     return {case.name: bench.measure(case, found, limits, seconds, peers) for case in chosen}
 
 
@@ -160,7 +161,8 @@ def _plots(figures, found, args):
     """Draw the samplers' error, if measured, and time against size; returns the latter."""
     path = pathlib.Path(args.plot)
     if "accuracy" in figures:
-        accuracy.draw(figures["accuracy"]).save(path.with_stem(f"{path.stem}-samplers"))
+        picture = accuracy.draw(figures["accuracy"])
+        report.write_picture(path.with_stem(f"{path.stem}-samplers"), picture)
     curves = crossover.measure(found, min(args.seconds, 1) / 8, range(8, 21, 2))
     crossover.draw(curves, path)
     return curves
@@ -229,7 +231,7 @@ def _parallel(args):
     if args.plot:
         path = pathlib.Path(args.plot)
         picture = scaling.figures.to_image(scaling.plot(figures["efficiency"]))
-        picture.save(path.with_stem(f"{path.stem}-parallel"))
+        report.write_picture(path.with_stem(f"{path.stem}-parallel"), picture)
     return figures
 
 

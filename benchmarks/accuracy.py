@@ -16,6 +16,8 @@ from tinyddpm.exact import GaussianMixture
 from tinyddpm.plots import figures
 from tinyddpm.settings import Sampling
 
+from . import report
+
 # steps of the schedule; the reference solution takes FINE times as many
 T, FINE = 1000, 4
 STEPS, POINTS, ANGLES = (5, 10, 20, 50, 100, 200), 2048, 64
@@ -59,7 +61,7 @@ def measure(quick):
     xT = noise.normal((n, 2), 0, noise.PRIOR).astype(np.float64)
     data, true = denoise.sample(n, seed=1), _carried(s, xT)
     rows = {"floor": sliced(denoise.sample(n, seed=2), data)}
-    for way, how in WAYS.items():
+    for way, how in report.each(WAYS.items(), "accuracy"):
         rows[way] = []
         still = how.sampler not in ("ancestral", "langevin") and not how.eta
         for steps in STEPS[:4] if quick else STEPS:

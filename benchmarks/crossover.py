@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from tinyddpm.plots import figures
 
-from . import clock
+from . import clock, report
 from .bench import checked
 from .cases import steps
 
@@ -25,7 +25,7 @@ def measure(found, seconds, powers) -> Curves:
     """Median seconds of each step for 2^p elements, p in powers; each answer is compared first."""
     curves: Curves = {}
     waits = {name: bench.wait for name, bench in found.items()}
-    for power in powers:
+    for power in report.each(powers, "curves"):
         for case in steps(max(1, 2**power // ROW), min(ROW, 2**power)):
             contenders, _ = checked(case, found)
             rows = clock.summary(clock.interleave(contenders, seconds, waits))
@@ -50,8 +50,8 @@ def crossings(curves: Curves, base: str) -> dict[str, dict[str, int | None]]:
 
 
 def draw(curves: Curves, path: str | pathlib.Path) -> None:
-    """Save the curves as an image file. Raises OSError, ValueError."""
-    figures.to_image(plot(curves)).save(path)
+    """Save the curves as an image file. Raises TinyDDPMError."""
+    report.write_picture(path, figures.to_image(plot(curves)))
 
 
 @figures.styled

@@ -7,7 +7,7 @@ import numpy as np
 import tinyddpm as td
 from tinyddpm.datasets import sets
 
-from . import clock
+from . import clock, report
 from .bench import compare
 
 SAMPLES = 64
@@ -19,22 +19,18 @@ def measure(found, seconds, sizes):
     Raises WrongAnswer where a backend does not train as the first one does.
     """
     images, steps, models = sets.load().x, sizes.trained, {}
-    _compare(found, images, sizes.compared)
     training = {
         name: lambda name=name: models.update({name: td.train(images, steps, backend=name)})
         for name in found
     }
     waits = {name: bench.wait for name, bench in found.items()}
-    rows = {
-        f"train {steps} steps of 64": clock.summary(
-            clock.interleave(training, seconds, waits, warm=0, least=1)
-        )
-    }
     sampling = {name: lambda name=name: td.sample(models[name], SAMPLES) for name in found}
-    rows[f"sample {SAMPLES} in 50 steps"] = clock.summary(
-        clock.interleave(sampling, seconds, waits, warm=0, least=1)
-    )
-    return rows
+    kinds = {f"train {steps} steps of 64": training, f"sample {SAMPLES} in 50 steps": sampling}
+    _compare(found, images, sizes.compared)
+    return {
+        kind: clock.summary(clock.interleave(contenders, seconds, waits, warm=0, least=1))
+        for kind, contenders in report.each(kinds.items(), "end")
+    }
 
 
 def _compare(found, images, steps):

@@ -12,7 +12,7 @@ import sys
 
 from tinyddpm.errors import TinyDDPMError
 
-from . import bench, network, sizes
+from . import bench, network, report, sizes
 
 STEPS = 3  # after which nothing new is allocated
 
@@ -21,7 +21,11 @@ def run(found, nets, peer=None):
     """{title: {name: peak in MB}} of every backend on the host, and of the peer's layouts."""
     names = [name for name, each in found.items() if each.place == "host"]
     names += ["torch", "torch nhwc"] if peer == "torch" else []
-    return {title: {name: _child(title, name) for name in names} for title in nets}
+    pairs = [(title, name) for title in nets for name in names]
+    peaks = {title: {} for title in nets}
+    for title, name in report.each(pairs, "memory"):
+        peaks[title][name] = _child(title, name)
+    return peaks
 
 
 def _child(title, name):

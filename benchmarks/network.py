@@ -11,7 +11,7 @@ from tinyddpm.nn import params
 from tinyddpm.settings import Recipe
 from tinyddpm.training import Trainer, TrainState
 
-from . import clock, sizes
+from . import clock, report, sizes
 from .bench import compare
 
 T = 500
@@ -61,7 +61,7 @@ def run(found, seconds, peer=None, compiled=False, nets=sizes.NETS):
     Raises WrongAnswer where a backend or the peer does not agree with the first one.
     """
     results = {}
-    for title, case in nets.items():
+    for title, case in report.each(nets.items(), "network"):
         contenders, want = {"train": {}, "sampling": {}}, None
         for name, bench in found.items():
             contenders["train"][name], contenders["sampling"][name], got = ours(case, bench)

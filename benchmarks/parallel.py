@@ -16,7 +16,7 @@ from tinyddpm.errors import InputError
 from tinyddpm.runs.new import default_net
 from tinyddpm.runs.threads import cores
 
-from . import scaling
+from . import report, scaling
 from .bench import WrongAnswer
 from .sizes import LARGE, TINY, Net
 
@@ -37,7 +37,7 @@ def run(seconds, name="numpy", tiny=False):
     if not _there("mpi4py") or not _mpiexec():
         raise InputError("ranks need MPI: pip install -e '.[mpi]'")
     figures = {"steps": {}, "efficiency": {}}
-    for title in SMALL if tiny else CASES:
+    for title in report.each(SMALL if tiny else CASES, "parallel"):
         figures["steps"][title] = _steps(title, seconds, name)
     measured = {reduce: _sizes(seconds, reduce) for reduce in ("tree", "sum")}
     link = scaling.fit(measured["tree"])

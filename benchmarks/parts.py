@@ -15,7 +15,7 @@ from functools import partial
 
 from tinyddpm.nn.ops import Forget
 
-from . import network
+from . import network, report
 
 REST, MOVED, FEW = "the rest", "copies and layout", 8
 # Operations with a backward, {name: part}; for None the part is named by the convolution's shape.
@@ -158,7 +158,7 @@ def figures(total, parts, flops):
 def run(found, seconds, nets, peer=None):
     """{"NET, train step": {name: figures}} of every backend on the host, and of the peer."""
     results = {}
-    for title, case in nets.items():
+    for title, case in report.each(nets.items(), "parts"):
         rows = {"train": {}, "sampling": {}}
         for name, bench in found.items():
             if bench.place != "host":

@@ -1,9 +1,22 @@
-"""The tables and the file of figures."""
+"""The tables, the files of figures and pictures, and the line of progress."""
 
+import io
 import json
 import pathlib
 
+from tinyddpm.runs.files import write_atomic
+from tinyddpm.runs.progress import Bar
+
 from . import clock
+
+
+def each(items, title):
+    """The items one after another, under a line of progress on standard error."""
+    items = list(items)
+    with Bar(len(items), title, "case", show=True) as bar:
+        for item in items:
+            yield item
+            bar()
 
 
 def header(found, limits, peer=None):
@@ -47,8 +60,18 @@ def table(group, results, bases=clock.BASES):
 
 
 def write(path, figures):
-    """Write the figures as JSON, into a folder made where it is missing. Raises OSError."""
+    """Write the figures as JSON, into a folder made where it is missing.
+
+    Raises OSError, TinyDDPMError. The file that was there before is replaced whole or stays.
+    """
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(figures, file, indent=1)
-        file.write("\n")
+    write_atomic(path, f"{json.dumps(figures, indent=1)}\n".encode())
+
+
+def write_picture(path, image):
+    """Write an image in the format that its name's ending stands for, as `write` does."""
+    from PIL import Image  # here, for `memory` measures processes that draw nothing
+
+    buffer = io.BytesIO()
+    image.save(buffer, Image.registered_extensions()[pathlib.Path(path).suffix.lower()])
+    write_atomic(path, buffer.getvalue())

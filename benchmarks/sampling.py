@@ -4,7 +4,7 @@ from.
 
 from tinyddpm import Model, linear, sample
 
-from . import clock, network
+from . import clock, network, report
 from .bench import compare
 
 KINDS = {
@@ -21,7 +21,7 @@ def measure(found, seconds, sizes):
     case, rows = next(iter(sizes.nets.values())), {}
     T, n = sizes.T, sizes.samples
     waits = {name: bench.wait for name, bench in found.items()}
-    for kind, options in KINDS.items():
+    for kind, options in report.each(KINDS.items(), "samplers"):
         want = None
         for name, bench in found.items():
             got = sample(_model(case, bench.ops, 5), 8, **_at_most(5, options))

@@ -4,6 +4,8 @@ Wrong answers are refused, a batch in parts has the whole batch's answer, work, 
 crossings are counted as they are defined. Prints a line for each check; a check that fails raises.
 """
 
+import contextlib
+import io
 import os
 from types import SimpleNamespace
 
@@ -11,8 +13,9 @@ import numpy as np
 
 from tinyddpm import backend
 from tinyddpm.nn.ops import Ops
+from tinyddpm.runs import progress
 
-from . import accuracy, bench, cases, clock, crossover, parallel, parts, scaling
+from . import accuracy, bench, cases, clock, crossover, parallel, parts, report, scaling
 
 
 def share(f, items):
@@ -189,6 +192,17 @@ def ranks_of_other_results_are_refused():
     assert refused(parallel.check, "it", one, one, {"crc": 1, "norm": float("nan")})
 
 
+def a_line_of_progress_counts_every_case():
+    """In a file, where a line a minute is written."""
+    minute, progress.MINUTE = progress.MINUTE, 0.0
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as shown:
+            assert list(report.each("abc", "letters")) == ["a", "b", "c"]
+    finally:
+        progress.MINUTE = minute
+    assert [f"letters {n}/3" in shown.getvalue() for n in (1, 2, 3, 4)] == [True] * 3 + [False]
+
+
 CHECKS = (
     a_wrong_answer_is_not_timed,
     a_nan_is_a_wrong_answer,
@@ -203,6 +217,7 @@ CHECKS = (
     a_link_is_fitted_to_what_it_predicts,
     efficiency_is_the_computing_part_of_a_step,
     ranks_of_other_results_are_refused,
+    a_line_of_progress_counts_every_case,
 )
 
 

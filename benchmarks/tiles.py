@@ -15,6 +15,7 @@ import numpy as np
 from tinyddpm.errors import TinyDDPMError
 from tinyddpm.runs import threads
 
+from . import report
 from .clock import interleave
 
 # (B, H, W, C): the benchmark networks' 3 x 3 convolutions, half a batch for one thread
@@ -37,10 +38,9 @@ def run(seconds, images=IMAGES, tried=None):
     from tinyddpm.kernels.cpu.tiles import TILES
 
     rates = {}
-    for lanes, vectors, pixels in tried or candidates(TILES.lanes):
+    for lanes, vectors, pixels in report.each(tried or candidates(TILES.lanes), "tiles"):
         name = f"{lanes}:{vectors}x{pixels}"
         rates[name] = _child(f"{name}:{vectors}x{pixels}", seconds, images)
-        print(f"measured {name}", file=sys.stderr, flush=True)
     return {"choice": str(TILES), "rates": rates}
 
 

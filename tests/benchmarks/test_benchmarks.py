@@ -223,6 +223,7 @@ def test_what_it_counts_and_compares_is_right():
         "a_link_is_fitted_to_what_it_predicts: ok",
         "efficiency_is_the_computing_part_of_a_step: ok",
         "ranks_of_other_results_are_refused: ok",
+        "a_line_of_progress_counts_every_case: ok",
         "a_card_is_known_by_its_device_name: ok",
         "an_operation_moves_its_inputs_and_its_output: ok",
         "a_product_is_two_operations_a_multiplication: ok",
