@@ -60,6 +60,8 @@ def test_no_text_is_cut_off_or_over_another(walked, name):
             assert outer.y0 <= inner.y0 and inner.y1 <= outer.y1 + 1
     for box in boxes:
         assert min(box.x0, box.y0) >= 0 and box.x1 <= width and box.y1 <= height
+    # A box has room for every letter: two may touch by a part of a pixel and no ink meet.
+    boxes = [box.padded(-0.25) for box in boxes]
     for a, b in itertools.combinations(boxes, 2):
         assert not a.overlaps(b), (a, b)
 
