@@ -1,7 +1,10 @@
 """The names of version 0.1: each still leads to what it names now, with a DeprecationWarning."""
 
 import importlib
+import sys
 import warnings
+from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 FUNCTIONS = {
@@ -48,3 +51,20 @@ def find(name: str) -> Any:
     words = f"{package}.{name} is now {package}.{new}; the old name goes with the next version"
     warnings.warn(words, DeprecationWarning, stacklevel=3)
     return found
+
+
+class _Moved:
+    """Asked by `import` when nothing else has found a module: names the new place of an old one."""
+
+    @staticmethod
+    def find_spec(
+        fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> None:
+        """Raise ModuleNotFoundError for a module of version 0.1."""
+        package, _, name = fullname.rpartition(".")
+        if package == __name__.rpartition(".")[0] and name in MODULES:
+            words = f"{fullname} is now {package}.{MODULES[name]}: import that"
+            raise ModuleNotFoundError(words, name=fullname)
+
+
+sys.meta_path.append(_Moved)

@@ -19,6 +19,10 @@ def test_old_names_lead_to_the_new_ones_with_a_warning():
     for old, new in renamed.MODULES.items():
         with pytest.warns(DeprecationWarning, match=f"tinyddpm.{old} is now tinyddpm.{new};"):
             assert getattr(td, old) is importlib.import_module(f"tinyddpm.{new}")
+        with pytest.raises(ImportError, match=rf"tinyddpm\.{old} is now tinyddpm\.{new}: import"):
+            importlib.import_module(f"tinyddpm.{old}")
+    with pytest.raises(ModuleNotFoundError, match="No module named 'tinyddpm.nothing'"):
+        importlib.import_module("tinyddpm.nothing")
     with pytest.raises(AttributeError, match="has no attribute 'predict_y'"):
         _ = td.predict_y
     assert not set(td.__all__) & {*renamed.FUNCTIONS, *renamed.MODULES}
