@@ -1,5 +1,6 @@
 """images.py: the pixels are where they should be, and files appear whole or not at all."""
 
+import math
 import os
 import pathlib
 import subprocess
@@ -123,3 +124,31 @@ def test_failed_writes_leave_nothing_and_keep_the_old_file(tmp_path, monkeypatch
         images.save_png(tmp_path / "missing" / "a.png", sheet)
     with pytest.raises(InputError, match="at least one frame"):
         images.save_gif(tmp_path / "a.gif", [])
+
+
+@pytest.mark.parametrize(
+    "far, window", [(0.5, 1.15), (1.0, 1.15), (2.0, 2.1), (3.5, 3.0), (50.0, 3.0)]
+)
+def test_the_window_of_a_process_of_points(far, window):
+    """It holds all of it, with the margin of a plot of data, but no more than three deviations.
+
+    A point of N(0, I) is within both coordinates of those with probability erf(3 / sqrt 2)^2, and
+    data in [-1, 1] has a third of the width.
+    """
+    assert math.erf(images.NOISE / math.sqrt(2)) ** 2 > 0.994 and 2 / (2 * images.NOISE) > 0.33
+    lone = 0.4
+    first, last = [[lone, 0.0], [far, far]], [[lone, 0.0], [0.0, 0.9]]
+    for frame in images.small(np.array([first, last])):
+        ink = np.asarray(frame.convert("L"))[155:166, 10:310]  # the row of y = 0, without the frame
+        middle = 10 + np.average(np.arange(300), weights=(255 - ink).sum(axis=0, dtype=float))
+        assert middle == pytest.approx(160 * (1 + lone / window), abs=1)
+
+
+def test_the_first_frame_of_a_process_shows_nearly_all_of_the_noise(monkeypatch):
+    """At most 8 of 200 are outside: with 0.0054 for each of them, more are 2 times in 10^6."""
+    shown = []
+    monkeypatch.setattr(figures, "scatter_frames", lambda *about: shown.append(about) or [])
+    points = np.random.default_rng(0).normal(size=(2, 200, 2))
+    images.small(points)
+    window = shown[0][-1]
+    assert (abs(points[0]) > window).any(axis=1).sum() <= 8
