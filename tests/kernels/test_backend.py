@@ -193,7 +193,7 @@ print(tinyddpm.__file__, tinyddpm.kernels.polynomials.__file__, found("kernels")
 @pytest.fixture(scope="module")
 def forms(tmp_path_factory):
     """Folders: this clone, and what setuptools builds of a copy, unpacked, without network."""
-    pytest.importorskip("setuptools", minversion="77")
+    pytest.importorskip("setuptools", minversion="77.0.1")
     folder = tmp_path_factory.mktemp("forms")
     copy = folder / "copy"
     for name in ("tinyddpm", "kernels", "tests/kernels"):
@@ -207,7 +207,8 @@ def forms(tmp_path_factory):
         (folder / form).mkdir()
         fresh(build(form, str(folder / form)), copy, PYTHONPATH="")
         (archive,) = (folder / form).glob(made)
-        shutil.unpack_archive(archive, folder / form, "gztar" if form == "sdist" else "zip")
+        how = {"format": "gztar", "filter": "data"} if form == "sdist" else {"format": "zip"}
+        shutil.unpack_archive(archive, folder / form, **how)
         archive.unlink()
     (source,) = (folder / "sdist").iterdir()
     built = {form: folder / form for form in ("copy", "wheel", "editable")}
