@@ -7,12 +7,12 @@ must have the same bytes of parameters, and MPI's own sum the same numbers but f
 import importlib.util
 import json
 import os
-import pathlib
 import socket
 import subprocess
 import sys
 
 from tinyddpm.errors import InputError
+from tinyddpm.parallel import starter
 from tinyddpm.runs.new import default_net
 from tinyddpm.runs.threads import cores
 
@@ -34,7 +34,7 @@ def run(seconds, name="numpy", tiny=False):
 
     Raises InputError without MPI, WrongAnswer where the ranks' results differ.
     """
-    if not _there("mpi4py") or not _mpiexec():
+    if not _there("mpi4py") or not starter():
         raise InputError("ranks need MPI: pip install -e '.[mpi]'")
     figures = {"steps": {}, "efficiency": {}}
     for title in report.each(SMALL if tiny else CASES, "parallel"):
@@ -85,12 +85,6 @@ def _there(package):
     return importlib.util.find_spec(package) is not None
 
 
-def _mpiexec():
-    """The path of the starter beside this Python, or None."""
-    beside = pathlib.Path(sys.executable).with_name("mpiexec")
-    return str(beside) if beside.exists() else None
-
-
 def _environment(**more):
     """This process's, with one thread for each rank."""
     one = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
@@ -99,7 +93,7 @@ def _environment(**more):
 
 def _ranks(ranks, *words):
     """What rank 0 of so many says."""
-    command = [_mpiexec(), "-n", str(ranks), sys.executable, "-m", WORKER]
+    command = [starter(), "-n", str(ranks), sys.executable, "-m", WORKER]
     command += map(str, words)
     done = subprocess.Popen(
         command, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from tinyddpm import linear
+from tinyddpm.interop.weights import turned
 from tinyddpm.nn import optim
 from tinyddpm.nn.ops import Forget, Ops
 
 from .bench import WrongAnswer, compare
 from .cases import GROUPS, draw, parameters, reverse_step
-from .names import to_peer
 
 OPS = Ops()
 LAYOUTS = {"torch": torch.contiguous_format, "torch nhwc": torch.channels_last}
@@ -121,7 +121,7 @@ def _normalised_gradient(shape):
 def _function(kind, x, dy, p, layout):
     x, w, b = (
         _theirs(x, layout),
-        torch.from_numpy(np.ascontiguousarray(to_peer(p.w))),
+        torch.from_numpy(np.ascontiguousarray(turned("w", p.w))),
         torch.from_numpy(p.b),
     )
     if kind == "conv2d":

@@ -8,10 +8,9 @@ import torch._dynamo
 import torch.nn.functional as F
 
 from tinyddpm import UNet, linear, model, noise
-from tinyddpm.nn import params
+from tinyddpm.interop.weights import plain_weights, turned, write_weights
 
 from .bench import compare
-from .names import peer_name, to_peer
 from .network import TERMS
 from .torch_peer import TorchMLP, TorchUNet
 
@@ -57,16 +56,13 @@ def _twin(case, theta, layout):
     """The torch network with our weights."""
     net = case.net
     if isinstance(net, UNet):
-        twin = TorchUNet(net)
+        twin, weights = TorchUNet(net), write_weights(net, theta)
     else:
         twin = TorchMLP(net.dim, net.hidden, net.layers)
-    state, offset = {}, 0
-    for ours, param in params.named(net.spec()):
-        n = int(np.prod(param.shape))
-        value = np.ascontiguousarray(to_peer(theta[offset : offset + n].reshape(param.shape)))
-        state[peer_name(ours) if isinstance(net, UNet) else ours] = torch.from_numpy(value)
-        offset += n
-    twin.load_state_dict(state)
+        weights = {name: turned(name, w) for name, w in plain_weights(net, theta).items()}
+    twin.load_state_dict(
+        {name: torch.from_numpy(np.ascontiguousarray(w)) for name, w in weights.items()}
+    )
     return twin.to(memory_format=layout)
 
 

@@ -278,15 +278,18 @@ def _mpi():
 # Processes.
 
 
+def starter() -> str | None:
+    """The path of mpiexec: MPICH's or Open MPI's beside this Python, or the first on PATH."""
+    beside = pathlib.Path(sys.executable).with_name("mpiexec")
+    return str(beside) if beside.exists() else shutil.which("mpiexec")
+
+
 def start(ranks: int, argv: list[str]) -> NoReturn:
     """Have MPI's starter take this process's place, and run the command line in so many ranks.
 
     Raises InputError without MPI.
     """
-    beside = pathlib.Path(sys.executable).with_name(
-        "mpiexec"
-    )  # that of MPICH's or Open MPI's wheel
-    found = str(beside) if beside.exists() else shutil.which("mpiexec")
+    found = starter()
     for what, there in (("mpi4py", importlib.util.find_spec("mpi4py")), ("mpiexec", found)):
         if not there:
             raise InputError(f"--ranks needs MPI, and {what} is not there: {INSTALL}")

@@ -228,8 +228,6 @@ class Sampling:
                 raise InputError(
                     f"{each.name} is a setting of {' and '.join(known)}: {self.sampler} has none"
                 )
-        if self.clip is not None and not self.clip > 0:
-            raise InputError(f"clip must be above 0, or None for no bound, got {self.clip}")
 
     def filled(self) -> "Sampling":
         """These settings with the sampler's own defaults for what is None, but for steps."""

@@ -72,7 +72,7 @@ def change(folder, file, **entries):
         (SCHEDULER, "prediction_type", "flow", "v_prediction are"),
         (SCHEDULER, "prediction_type", "epsilon", "v_prediction or sample"),
         (SCHEDULER, "thresholding", True, "false is"),
-        (SCHEDULER, "timestep_spacing", "karras", "trailing are"),
+        (SCHEDULER, "timestep_spacing", "karras", "linspace are"),
         (SCHEDULER, "steps_offset", -1, "whole number from 0"),
         (SCHEDULER, "trained_betas", [0.1], "1000"),
         (SCHEDULER, "num_train_timesteps", 10**7, "100,000"),

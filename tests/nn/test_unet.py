@@ -1,6 +1,7 @@
 """The U-Net against an independent peer, and against finite differences."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ from support.gradients import (
     random_theta,
     run_net,
 )
-from support.peer_names import from_peer, peer_name
 
 from tinyddpm.errors import InputError
+from tinyddpm.interop.weights import their_name, turned
 from tinyddpm.nn import params
 from tinyddpm.nn.ops import Forget, Ops
 from tinyddpm.nn.unet import UNet
@@ -45,11 +46,12 @@ def test_output_and_every_gradient_agree_with_the_peer(name, golden):
     theta, grad = np.empty(params.size(spec)), np.zeros(params.size(spec))
     flat, offset, names = theta, 0, []
     for ours, param in params.named(spec):
-        value = from_peer(peer[f"param/{peer_name(ours)}"])
-        assert value.shape == param.shape, ours
-        flat[offset : offset + value.size] = value.ravel()
-        offset += value.size
-        names.append(peer_name(ours))
+        window = flat[offset : offset + math.prod(param.shape)].reshape(param.shape)
+        place, value = turned(ours, window), peer[f"param/{their_name(ours)}"]
+        assert place.shape == value.shape, ours
+        place[...] = value
+        offset += window.size
+        names.append(their_name(ours))
     assert sorted(f"param/{n}" for n in names) == sorted(k for k in peer if k.startswith("param/"))
 
     x, target = (peer[k].transpose(0, 2, 3, 1) for k in ("x", "target"))
@@ -67,9 +69,9 @@ def test_output_and_every_gradient_agree_with_the_peer(name, golden):
     offset = 0
     largest = max(np.abs(peer[f"grad/{n}"]).max() for n in names)
     for (ours, param), theirs in zip(params.named(spec), names):
-        size = int(np.prod(param.shape))
-        expected = from_peer(peer[f"grad/{theirs}"])
-        ours_grad = grad[offset : offset + size].reshape(param.shape)
+        size = math.prod(param.shape)
+        expected = peer[f"grad/{theirs}"]
+        ours_grad = turned(ours, grad[offset : offset + size].reshape(param.shape))
         offset += size
         # a key's bias moves every score of a row alike, so its true gradient is 0 and both sides
         # hold rounding

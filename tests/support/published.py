@@ -11,6 +11,16 @@ import numpy as np
 
 from support.checks import load_golden
 
+# What Ho20's published networks have in common.
+HO20 = {
+    "layers_per_block": 2,
+    "norm_num_groups": 4,
+    "norm_eps": 1e-6,
+    "downsample_padding": 0,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+    "attention_head_dim": None,
+}
 # The first is google/ddpm-cifar10-32's configuration, with fewer channels.
 UNETS = {
     "cifar10": {
@@ -18,13 +28,7 @@ UNETS = {
         "block_out_channels": [8, 16, 16, 16],
         "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
         "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
-        "layers_per_block": 2,
-        "norm_num_groups": 4,
-        "norm_eps": 1e-6,
-        "downsample_padding": 0,
-        "flip_sin_to_cos": False,
-        "freq_shift": 1,
-        "attention_head_dim": None,
+        **HO20,
     },
     # and google/ddpm-cat-256's
     "cat": {
@@ -32,13 +36,7 @@ UNETS = {
         "block_out_channels": [4, 4, 8, 8, 16, 16],
         "down_block_types": [*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"],
         "up_block_types": ["UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4],
-        "layers_per_block": 2,
-        "norm_num_groups": 4,
-        "norm_eps": 1e-6,
-        "downsample_padding": 0,
-        "flip_sin_to_cos": False,
-        "freq_shift": 1,
-        "attention_head_dim": None,
+        **HO20,
     },
     "heads": {
         "sample_size": [8, 4],

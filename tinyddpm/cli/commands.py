@@ -95,7 +95,7 @@ def _new_run(args):
             levels=fit.levels,
             start=start,
             limit=limit,
-            **given.of_names(args, [*given.RECIPE, *given.COUNTS]),
+            **options.of_names(args, [*given.RECIPE, *given.COUNTS]),
         )
     return out, fit, trained
 
@@ -129,7 +129,7 @@ def _resumed_run(args):
             precision=args.precision,
             value_range=data.FITTED,
             data=place,
-            **given.of_names(args, given.COUNTS),
+            **options.of_names(args, given.COUNTS),
         )
     return out, fit, trained
 

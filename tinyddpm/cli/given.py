@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,6 @@ RECIPE = [field.name for field in dataclasses.fields(Recipe) if field.name != "l
 COUNTS = ("save_every", "log_every", "keep")
 
 
-def of_names(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
-    """Those of the options that were given, by name."""
-    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-
-
 def noise_schedule(args: argparse.Namespace) -> Schedule:
     """The schedule that the options of a new run ask for."""
     s = schedule.KINDS[args.schedule](args.T)
@@ -47,10 +41,9 @@ def network(args: argparse.Namespace, shape: tuple[int, ...], labels: Array | No
     net = new.default_net(shape, classes, (args.vlb or 0) > 0)
     kinds: list[tuple[str, ...]] = [options.UNET, options.PERCEPTRON]
     names, other = kinds if isinstance(net, UNet) else kinds[::-1]
-    misplaced = [name for name in other if getattr(args, name) is not None]
-    if misplaced:
-        raise InputError(f"--{misplaced[0]} does not apply to samples of shape {shape}")
-    changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    for name in options.of_names(args, other):
+        raise InputError(f"--{name} does not apply to samples of shape {shape}")
+    changes = options.of_names(args, names)
     if "mults" in changes:
         changes["mults"] = tuple(changes["mults"])
     if isinstance(net, UNet):
@@ -70,7 +63,7 @@ def fine_tuned(args: argparse.Namespace) -> Model | None:
     if not args.start:
         return None
     decided = ("schedule", "T", "zero_snr", "target", *options.UNET, *options.PERCEPTRON)
-    for name in of_names(args, decided):
+    for name in options.of_names(args, decided):
         raise InputError(f"--{name.replace('_', '-')} is decided by the run of --from")
     return load(args.start, team=args.team)
 
@@ -86,7 +79,7 @@ def check_run(args: argparse.Namespace, out: Path, trained: Model) -> None:
     meta = trained.meta
     names = {*options.UNET, *options.PERCEPTRON, *RECIPE} - {"steps"}
     own = ("holdout", "range", "size", "gray")
-    given = of_names(args, [*sorted(names), *own, "classes"])
+    given = options.of_names(args, [*sorted(names), *own, "classes"])
     if args.attention is not None:
         given["attention"] = [level in args.attention for level in range(len(meta["net"]["mults"]))]
     data = {name: meta.get("data", {}).get(name) for name in own}
@@ -119,7 +112,7 @@ def picture_name(args: argparse.Namespace, seed: int, step: int) -> str:
         seed: of the noise.
         step: that the run had reached.
     """
-    words = {"class": "_".join(args.label or []), **of_names(args, options.SAMPLING)}
+    words = {"class": "_".join(args.label or []), **options.of_names(args, options.SAMPLING)}
     words |= {"guidance": f"{args.guidance:g}" if args.guidance else ""}
     words |= {"clip": "none" if args.no_clip else "", "n": args.n}
     parts = [f"{name}_{value}" for name, value in words.items() if value not in ("", None)]

@@ -7,7 +7,7 @@ bounds and its help stand there alone.
 import argparse
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import Field, fields
 from typing import Any
 
@@ -243,7 +243,7 @@ def _eval_options(sub):
     sub.add_argument(
         "--data", metavar="DATA", help="where the run's data is now (default: where it was)"
     )
-    _limit_option(sub)
+    _limit_option(sub, "samples")
     _sampling_options(sub, n=None, help="samples (default: as many as held out)", seed=0)
 
 
@@ -254,13 +254,7 @@ def _import_options(sub):
         help="a diffusers pipeline folder of a UNet2DModel, with .safetensors",
     )
     sub.add_argument("--out", metavar="RUN", required=True, help="the run folder to make")
-    sub.add_argument(
-        "--limit",
-        type=int,
-        default=LIMIT,
-        metavar="BYTES",
-        help="the most memory that the weights may take",
-    )
+    _limit_option(sub, "weights")
 
 
 def _export_options(sub):
@@ -280,14 +274,9 @@ def _tour_options(sub):
     _backend_option(sub, precision=False)
 
 
-def _limit_option(group):
-    group.add_argument(
-        "--limit",
-        type=int,
-        default=LIMIT,
-        metavar="BYTES",
-        help="the most memory that the samples may take",
-    )
+def _limit_option(group, what):
+    text = f"the most memory that the {what} may take"
+    group.add_argument("--limit", type=int, default=LIMIT, metavar="BYTES", help=text)
 
 
 def _ranks_option(group):
@@ -339,10 +328,14 @@ def _sampling_options(sub, n, help, seed):
     group.add_argument("--no-clip", action="store_true", help="do not bound x0_hat to [-1, 1]")
 
 
+def of_names(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """Those of the options that were given, by name."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
 def how(args: argparse.Namespace) -> dict[str, Any]:
     """The fields of Sampling that the options of a command give."""
-    given = {name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None}
-    return given | ({"clip": None} if args.no_clip else {})
+    return of_names(args, SAMPLING) | ({"clip": None} if args.no_clip else {})
 
 
 def _add(group, owner, name, **changes):

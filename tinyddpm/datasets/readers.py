@@ -44,11 +44,10 @@ PICKLE_REFUSED = (
 )
 # How files start that are not read, and what to do with them.
 OTHERS = {
-    b"\x89PNG": "is one picture: give a folder of many",
-    b"\xff\xd8\xff": "is one picture: give a folder of many",
-    b"GIF8": "is one picture: give a folder of many",
-    b"RIFF": "is one picture: give a folder of many",
-    b"BM": "is one picture: give a folder of many",
+    **dict.fromkeys(
+        (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM"),
+        "is one picture: give a folder of many",
+    ),
     b"\x89HDF": "is an HDF5 file: read it with h5py and save the array with numpy.save",
 }
 # bytes a record: its labels, then 32 x 32 x 3 pixels

@@ -53,13 +53,18 @@ class Stream(Protocol):
 
 
 @contextlib.contextmanager
-def file_errors_as_input(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn every failure inside the block into an InputError of one line, which names the path."""
+def file_errors_as_input(path: str | os.PathLike[str], *more: type[Exception]) -> Iterator[None]:
+    """Turn every failure inside the block into an InputError of one line, which names the path.
+
+    Args:
+        path: the file that is read.
+        more: what the package that reads it raises, beside FAILURES.
+    """
     try:
         yield
-    except FAILURES as error:
+    except FAILURES + more as error:
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise InputError(f"{path}: {' '.join(text.split())}") from error
+        raise InputError(f"{path}: {' '.join(text.split()):.500}") from error
 
 
 class DataWarning(UserWarning):

@@ -13,6 +13,7 @@ from ..model import Model
 from ..runs import checkpoint
 from ..runs.files import write_atomic
 from ..runs.load import net_to_meta
+from ..runs.start import VLB
 from ..settings import Recipe
 from .config import read_json
 from .network import read_network, write_network
@@ -22,7 +23,6 @@ from .weights import embed_t_less_one, plain_weights, read_weights, write_weight
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PIPELINES = {"DDPMScheduler": "DDPMPipeline", "DDIMScheduler": "DDIMPipeline"}
-VLB = 0.001  # the weight of the bound that a network with a variance would be trained on with
 
 
 def from_diffusers(folder: str | Path, limit: int = LIMIT, backend: str = "numpy") -> Model:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..process import Array
 from ..schedule import Schedule, cosine
+from ..settings import PUBLISHED_SPACINGS
 from .config import Config, is_number
 
 CLASSES = {
@@ -18,6 +19,8 @@ CLASSES = {
     "DDIMScheduler": "ddim",
 }
 TARGETS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+THEIRS = {ours: theirs for theirs, ours in TARGETS.items()}
+SPACINGS = {word: word for word in PUBLISHED_SPACINGS}
 VARIANCES = {
     "fixed_small": "beta_tilde",
     "fixed_small_log": "beta_tilde",
@@ -25,7 +28,6 @@ VARIANCES = {
     "fixed_large_log": "beta",
     "learned_range": "learned",
 }
-SPACINGS = {"leading": "leading", "linspace": "linspace", "trailing": "trailing"}
 # What is read and means nothing: how tensors were stored, and the settings of what is refused.
 UNREAD = ("tensor_format", "dynamic_thresholding_ratio", "sample_max_value")
 MOST = 10**5  # steps
@@ -65,7 +67,7 @@ def read_scheduler(entries: Any, name: str) -> Published:
         "_class_name": "DDIMScheduler" if sampler == "ddim" else "DDPMScheduler",
         "clip_sample": clip,
         "clip_sample_range": bound,
-        "prediction_type": {ours: theirs for theirs, ours in TARGETS.items()}[target],
+        "prediction_type": THEIRS[target],
         "steps_offset": offset,
         "thresholding": False,
         "timestep_spacing": spacing,
@@ -167,7 +169,7 @@ def write_scheduler(
         "clip_sample": clip is not None,
         "clip_sample_range": 1.0 if clip is None else clip,
         "num_train_timesteps": s.T,
-        "prediction_type": {ours: theirs for theirs, ours in TARGETS.items()}[target],
+        "prediction_type": THEIRS[target],
         "steps_offset": 0,
         "timestep_spacing": "linspace",
         "variance_type": variances[sampling.get("variance", "beta_tilde")],

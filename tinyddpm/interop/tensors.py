@@ -3,13 +3,14 @@
 import math
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets.untrusted import FAILURES, open_regular
+from ..datasets.untrusted import file_errors_as_input, open_regular
 from ..errors import InputError
 
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -72,8 +73,8 @@ class TensorFile:
             with self._errors_as_input():
                 self.raw = dict(self.package.deserialize(path.read_bytes()))
 
-    def _errors_as_input(self) -> "_Errors":
-        return _Errors(self.path, (*FAILURES, self.package.SafetensorError))
+    def _errors_as_input(self) -> AbstractContextManager[None]:
+        return file_errors_as_input(self.path, self.package.SafetensorError)
 
     def read(self, name: str) -> NDArray[Any]:
         """An array, F64 as float64 and all others as float32.
@@ -89,21 +90,6 @@ class TensorFile:
         if not np.isfinite(array).all():
             raise InputError(f"{self.path}: {name:.80} holds numbers that are not finite")
         return array if array.dtype == np.float64 else array.astype(np.float32, copy=False)
-
-
-class _Errors:
-    """A block in which every failure of a library is an InputError of one line with the path."""
-
-    def __init__(self, path, failures):
-        self.path, self.failures = path, failures
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if isinstance(error, self.failures):
-            text = " ".join(str(getattr(error, "strerror", None) or error).split())
-            raise InputError(f"{self.path}: {text or kind.__name__:.200}") from error
 
 
 def packed(arrays: Mapping[str, NDArray[Any]]) -> bytes:

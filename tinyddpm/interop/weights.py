@@ -52,7 +52,7 @@ def their_name(name: str) -> str:
     return f"{block}.resnets.{index}.{RESNET[rest[0]]}.{kind}"
 
 
-def _turned(name, array):
+def turned(name: str, array: NDArray[Any]) -> NDArray[Any]:
     """An array of ours in their layout, as a view: (k, k, C, O) -> (O, C, k, k), (I, O) -> (O, I).
 
     The labels' table alone lies the same way in both.
@@ -89,7 +89,7 @@ def read_weights(net: UNet, file: TensorFile) -> NDArray[Any]:
         )
     theta = np.empty(size, np.float64 if "F64" in file.kinds.values() else np.float32)
     for name, window in _parts(net, theta):
-        theirs, place = _found(name, file), _turned(name, window)
+        theirs, place = _found(name, file), turned(name, window)
         shape = file.shapes[theirs]
         if shape != place.shape and shape != (*place.shape, 1, 1):  # the oldest attention layers
             raise InputError(f"{file.path}: {theirs} has shape {shape}, it needs {place.shape}")
@@ -123,7 +123,7 @@ def _difference(net, file):
 
 def write_weights(net: UNet, theta: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """UNet2DModel's weights of a network whose embedding is of t - 1, as theirs is."""
-    return {their_name(name): _turned(name, window) for name, window in _parts(net, theta)}
+    return {their_name(name): turned(name, window) for name, window in _parts(net, theta)}
 
 
 def plain_weights(net: Any, theta: NDArray[Any]) -> dict[str, NDArray[Any]]:

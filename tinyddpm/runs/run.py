@@ -108,7 +108,8 @@ def train(
     begun = start(kept.start, recipe, net, schedule)
     trainer = fresh_trainer(data, recipe, begun, ops, kept.limit)
     about = {**_about(trainer, data), **kept.counts, "backend": kept.backend or "numpy"}
-    about |= {name: value for name, value in _kept(kept).items() if value is not None} | begun.meta
+    extra = {"meta": kept.meta, "data": kept.data}
+    about |= {name: value for name, value in extra.items() if value is not None} | begun.meta
     if kept.value_range is not None:
         about["range"] = list(map(float, kept.value_range))
     about = checkpoint.plain(about)  # what cannot be kept is refused before the first step
@@ -123,11 +124,6 @@ def _hold_new(out, stack):
     stack.enter_context(_held(out))
     if out is not None and checkpoint.holds_run(out):
         raise InputError(f"{out} already holds a run: resume it, or choose another folder")
-
-
-def _kept(kept):
-    """What a checkpoint keeps for the user and of the data."""
-    return {"meta": kept.meta, "data": kept.data}
 
 
 def _about(trainer, data):
