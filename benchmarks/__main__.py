@@ -8,7 +8,6 @@ one; parallel: MPI's ranks, and a model of how far they scale; tiles: whether th
 register tiles are the best ones for this CPU; selftest: that the benchmark itself is right.
 """
 
-import argparse
 import pathlib
 import sys
 
@@ -16,84 +15,8 @@ from tinyddpm import backend
 from tinyddpm.errors import InputError, TinyDDPMError
 
 from . import accuracy, bench, cases, crossover, end, memory, network, parts, report, sampling
-from .sizes import FULL, LARGE, NETS, QUICK, TINY
-
-TIMED = ("steps", "ops", "network", "end", "samplers")
-GROUPS = (*TIMED, "tiles", "parallel", "gpu", "roofline", "selftest")
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose every complaint is one line."""
-
-    def error(self, message):
-        """Print the line and exit with code 2."""
-        self.exit(2, f"benchmarks: {message}\n")
-
-
-def _seconds(text):
-    """A number of seconds above 0 and at most an hour."""
-    value = float(text)
-    if not 0 < value <= 3600:
-        raise ValueError
-    return value
-
-
-def parse(argv):
-    """The options. Exits with code 2 and one line where they make no sense."""
-    parser = _parser()
-    args = parser.parse_args(argv)
-    for group in args.groups:
-        if group not in GROUPS:
-            parser.error(f"no group {group!r}: choose from {', '.join(GROUPS)}")
-    if args.compile and not args.peer:
-        parser.error("--compile is for --peer torch")
-    for name in ("parts", "memory"):
-        if getattr(args, name) and args.groups and "network" not in args.groups:
-            parser.error(f"--{name} is for the group network")
-    for path in filter(None, (args.json, args.plot)):
-        if not pathlib.Path(path).resolve().parent.is_dir():
-            parser.error(f"no folder to write {path} into")
-    if args.plot and pathlib.Path(args.plot).suffix.lower() not in PICTURES:
-        parser.error(f"cannot draw {args.plot}: name a .png, .jpg, .webp or .gif")
-    args.groups = args.groups or list(TIMED)
-    args.sizes = TINY if args.tiny else QUICK if args.quick else FULL
-    args.quick = args.sizes.quick
-    args.seconds = args.seconds or args.sizes.seconds
-    return args
-
-
-def _parser():
-    """The grammar of the command."""
-    _seconds.__name__ = "seconds, above 0 and at most 3600,"
-    parser = Parser(
-        prog="python -m benchmarks",
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
-    add = parser.add_argument
-    groups = f"what to measure: {', '.join(GROUPS)}\n(default: {' '.join(TIMED)})"
-    add("groups", nargs="*", metavar="GROUP", help=groups)
-    names = f"{', '.join(bench.NAMES)} (default: all that are there);\nnumpy is always measured"
-    several = {"nargs": "+", "action": "extend", "metavar": "NAME"}
-    add("--backend", **several, choices=bench.NAMES, help=names)
-    add("--peer", choices=("torch",), help="also measure this library's version of the same")
-    letters = sorted(title[0] for title in NETS | LARGE)
-    which = {"nargs": "+", "choices": letters, "metavar": "LETTER", "default": []}
-    add("--networks", **which, help=f"of {' '.join(letters)} (default: all but d)")
-    add("--parts", action="store_true", help="with network: where each step's time goes")
-    add("--memory", action="store_true", help="with network: the peak of a process that trains")
-    add("--compile", action="store_true", help="with --peer torch: compiled networks too (minutes)")
-    add("--seconds", type=_seconds, help=f"for each line of a table (default: {FULL.seconds})")
-    add("--quick", action="store_true", help="about a minute in all")
-    add("--tiny", action="store_true", help="to see whether all of it runs: the times mean nothing")
-    add("--json", metavar="FILE", help="also write the figures to this file")
-    drawn = "also draw the steps' time against size (an image file);\n"
-    drawn += "of the samplers, their error (the same name with -samplers);\n"
-    drawn += "of the ranks, the model's efficiency (with -parallel)"
-    add("--plot", metavar="FILE", help=drawn)
-    add("--card", default="h100", metavar="NAME", help="whose roofline (default: h100)")
-    return parser
+from .options import TIMED, parse
+from .sizes import LARGE, NETS
 
 
 def _timed(args):
@@ -122,7 +45,7 @@ def _timed(args):
             figures["parts"] = parts.run(found, args.seconds, _networks(args), args.peer)
             print(parts.table(figures["parts"]), flush=True)
         if args.plot:
-            figures["crossover"] = _plots(figures, found, args)
+            figures |= _plots(figures, found, args)
     return figures
 
 
@@ -158,14 +81,16 @@ def _peers(name):
 
 
 def _plots(figures, found, args):
-    """Draw the samplers' error, if measured, and time against size; returns the latter."""
+    """Draw the samplers' error and the steps' time against size, of what was asked for."""
     path = pathlib.Path(args.plot)
     if "accuracy" in figures:
         picture = accuracy.draw(figures["accuracy"])
         report.write_picture(path.with_stem(f"{path.stem}-samplers"), picture)
+    if "steps" not in args.groups:
+        return {}
     curves = crossover.measure(found, min(args.seconds, 1) / 8, range(8, 21, 2))
     crossover.draw(curves, path)
-    return curves
+    return {"crossover": curves}
 
 
 def main(argv=None):
@@ -173,7 +98,7 @@ def main(argv=None):
 
     Returns the exit code: 1 for a wrong answer, 2 for bad input.
     """
-    args = parse(argv)
+    args = parse(argv, __doc__)
     try:
         figures, path = {}, args.json
         if "selftest" in args.groups:

@@ -79,6 +79,71 @@ def test_bad_options_are_one_line_and_exit_2(options):
     assert done.stderr.startswith("benchmarks: ") and done.stderr.count("\n") == 1
 
 
+OPTIONS = {
+    "--backend": "numpy",
+    "--peer": "torch",
+    "--networks": "a",
+    "--parts": None,
+    "--memory": None,
+    "--compile": None,
+    "--seconds": "1",
+    "--quick": None,
+    "--tiny": None,
+    "--plot": "curves.png",
+    "--card": "t4",
+}
+LENGTH = {"--seconds", "--quick", "--tiny"}
+USED = {
+    "steps": {"--backend", "--peer", "--plot", *LENGTH},
+    "ops": {"--backend", "--peer", *LENGTH},
+    "network": {*OPTIONS} - {"--plot", "--card"},
+    "end": {"--backend", *LENGTH},
+    "samplers": {"--backend", "--plot", *LENGTH},
+    "tiles": LENGTH,
+    "parallel": {"--backend", "--plot", *LENGTH},
+    "gpu": {"--backend", "--plot", *LENGTH},
+    "roofline": {"--networks", "--card"},
+    "selftest": set(),
+}
+# Reads "GROUP OPTION ..." lines, and prints for each the exit code and what was said.
+PARSING = """
+import contextlib, io, json, sys
+from benchmarks.options import parse
+for line in sys.stdin:
+    code, said = 0, io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+        try:
+            parse(line.split(), "")
+        except SystemExit as ended:
+            code = ended.code
+    print(json.dumps([code, said.getvalue()]))
+"""
+
+
+def test_an_option_that_no_group_uses_is_refused():
+    """Every group with every option, alone."""
+    asked = {
+        (group, option): [group, option, *([value] if value else [])]
+        + ["--peer torch"] * (option == "--compile" and "--peer" in used)
+        for group, used in USED.items()
+        for option, value in OPTIONS.items()
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PARSING],
+        cwd=ROOT,
+        input="\n".join(map(" ".join, asked.values())),
+        capture_output=True,
+        text=True,
+    )
+    answers = dict(zip(asked, map(json.loads, done.stdout.splitlines()), strict=True))
+    for (group, option), (code, said) in answers.items():
+        if option in USED[group]:
+            assert (code, said) == (0, ""), (group, option, said)
+        else:
+            assert code == 2 and said.startswith(f"benchmarks: {option} is for "), (group, option)
+            assert said.count("\n") == 1, said
+
+
 @pytest.mark.stress
 def test_ranks_are_measured_and_the_model_is_drawn(tmp_path):
     ranks.starter()
