@@ -90,14 +90,13 @@ def test_bad_cifar(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-@pytest.mark.parametrize("name", ["data_batch_1", "train"])
-def test_pickles_are_refused_with_the_reason(tmp_path, name, protocol):
+def test_pickles_are_refused_with_the_reason(tmp_path, protocol):
     class Boom:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "ran"),)
 
-    (tmp_path / name).write_bytes(pickle.dumps({b"data": Boom()}, protocol))
-    for where in (tmp_path, tmp_path / name):
+    (tmp_path / "train").write_bytes(pickle.dumps({b"data": Boom()}, protocol))
+    for where in (tmp_path, tmp_path / "train"):
         one_line(lambda where=where: sets.load(where), str(where))
         with pytest.raises(
             InputError, match="Python pickle, which could run any code: .* binary version of CIFAR"

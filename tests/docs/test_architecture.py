@@ -60,6 +60,7 @@ FLOORS = [
     ],
     ["datasets.pictures", "runs.lock"],
     ["datasets.folders"],
+    ["datasets.pickled"],
     ["datasets.readers"],
     ["datasets.sets", "runs.checkpoint"],
     ["plots.images", "runs.load", "runs.log", "runs.source", "runs.start"],

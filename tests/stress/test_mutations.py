@@ -1,9 +1,9 @@
 """Readers under thousands of damaged and hostile files: one line of the package's own, or a valid
 result.
 
-The cases are in support/reader_cases.py, seeded. 500 a reader run with the suite, 150 of those that
-read a folder, which takes longer; `pytest -m
-stress` runs 100,000 of each, `--mutations N` as many as asked, and bounds memory and time.
+The cases are in support/reader_cases.py, seeded. 500 a reader run with the suite, 150 of those
+that take longer; `pytest -m stress` runs 100,000 of each, `--mutations N` as many as asked, and
+bounds memory and time.
 """
 
 import pytest
@@ -11,7 +11,7 @@ from support import many_cases, reader_cases
 from support.reader_cases import READERS
 
 N = 500
-FEW = {"safetensors": 150, "unet.json": 150, "scheduler.json": 150}
+FEW = {"safetensors": 150, "unet.json": 150, "scheduler.json": 150, "cifar.tar.gz": 150}
 every_reader = pytest.mark.parametrize("name", READERS)
 
 

@@ -12,8 +12,11 @@ import gzip
 import io
 import json
 import pathlib
+import pickle
+import pickletools
 import random
 import struct
+import tarfile
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -48,6 +51,22 @@ def idx(array):
 def cifar(labels):
     """Records with these label bytes, each before its 3072 bytes of pixels."""
     return b"".join(bytes(label) + bytes(range(256)) * 12 for label in labels)
+
+
+def cifar_batch():
+    """A batch of CIFAR-10's Python version: a pickle of protocol 2."""
+    pixels = np.arange(2 * 3072).astype(np.uint8).reshape(2, 3072)
+    return pickle.dumps({b"data": pixels, b"labels": [3, 9]}, 2)
+
+
+def cifar_archive(batch):
+    """CIFAR-10's Python version as a .tar.gz of one batch."""
+    info = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+    info.size = len(batch)
+    unpacked = io.BytesIO()
+    with tarfile.open(fileobj=unpacked, mode="w") as archive:
+        archive.addfile(info, io.BytesIO(batch))
+    return gzip.compress(unpacked.getvalue(), mtime=0)
 
 
 @functools.cache
@@ -159,6 +178,17 @@ def perturbed(r, value):
     else:
         items[key] = perturbed(r, items[key])
     return items
+
+
+def inside_opcodes(r, a, other):
+    """A pickle with one to three of its opcodes gone, twice, elsewhere or another's."""
+    places = [place for _, _, place in pickletools.genops(a)]
+    parts = [a[i:j] for i, j in zip(places, [*places[1:], len(a)])]
+    for _ in range(r.randint(1, 3)):
+        i, j = r.randrange(len(parts)), r.randrange(len(parts))
+        new = (r.choice(parts), r.randbytes(1), r.choice(parts) * r.choice((2, 300)))
+        parts[i : i + r.randint(0, 1)] = [r.choice(new)] if r.random() < 0.8 else parts[j : j + 3]
+    return b"".join(parts)
 
 
 def inside_json(r, a, other):
@@ -279,6 +309,12 @@ READERS = {
         lambda: [cifar([[3], [9]]), cifar([[0]]), cifar([[19, 99], [1, 0]])],
         read_file("a.bin"),
         0.15,
+    ),
+    "cifar.tar.gz": Reader(
+        lambda: [cifar_archive(cifar_batch())], read_file("a.tar.gz"), 0.01, mutations.inside_gzip
+    ),
+    "cifar pickle": Reader(
+        lambda: [cifar_batch()], read_file("data_batch_1"), 0.02, inside_opcodes
     ),
     "checkpoint": Reader(
         lambda: [files[checkpoint.NAME] for files in runs()], read_checkpoint, 0.05, resealed

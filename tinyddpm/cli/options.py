@@ -114,8 +114,8 @@ def _train_options(sub):
         nargs="?",
         metavar="DATA",
         help="digits, moons, swissroll, rings, or the path of a .npy, .npz, IDX (.gz too) or "
-        "CIFAR .bin file, or of a folder of pictures or of one such folder for each class "
-        "(default: digits)",
+        "CIFAR .bin file, of cifar-10-python.tar.gz, or of a folder of pictures or of one such "
+        "folder for each class (default: digits)",
     )
     _quiet_option(sub)
     _run_options(sub.add_argument_group("run"))

@@ -1,4 +1,4 @@
-"""Readers for the user's own data: .npy, .npz, IDX (.gz too), CIFAR's binary version, folders.
+"""Readers for the user's own data: .npy, .npz, IDX (.gz too), CIFAR's files, folders.
 
 A file's kind is found from its content (CIFAR's, which has no mark, from its name and size) and the
 file is not trusted: nothing is unpickled, what a header claims is held against `limit` before
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from .folders import PICTURES, Found, read_pictures
+from .pickled import NAMES, read_archive, read_batches
 from .untrusted import (
     LIMIT,
     Stream,
@@ -40,7 +41,7 @@ LABEL_NAMES = ("labels", "y", "y_train", "train_labels")
 PICKLE = b"\x80"  # how a pickle of protocol 2 or later starts
 PICKLE_REFUSED = (
     "is a Python pickle, which could run any code: give a .npy, or the binary version of CIFAR "
-    "(cifar-10-binary.tar.gz from where this one was, unpacked)"
+    "(from where this one was, unpacked); of pickles only CIFAR-10's are read, which are not run"
 )
 # How files start that are not read, and what to do with them.
 OTHERS = {
@@ -63,7 +64,8 @@ def read(
 
     Args:
         path: a .npy or .npz file, an IDX file (.gz too; its labels' file is looked for beside it),
-            CIFAR's .bin or the folder of them, or a folder of pictures, nested or not.
+            CIFAR's .bin or the folder of them, cifar-10-python.tar.gz or what it unpacks to, or a
+            folder of pictures, nested or not.
         limit: the most bytes that the samples may take.
         size: for pictures: resize the shorter side to this and keep the centre square.
         gray: for pictures: make them grey.
@@ -79,9 +81,13 @@ def read(
         path = Path(path)
         if path.is_dir():
             return _read_folder(path, limit, size, gray)
-        if size is not None or gray:
-            raise InputError("size and gray are for folders of pictures, which this is not")
+        _no_resizing(size, gray)
         return _read_file(path, limit)
+
+
+def _no_resizing(size, gray):
+    if size is not None or gray:
+        raise InputError("size and gray are for folders of pictures, which this is not")
 
 
 def _read_file(path, limit):
@@ -92,10 +98,14 @@ def _read_file(path, limit):
             return Found(read_npy(file, limit))
         if start[:2] == b"PK":
             return read_npz(file, limit)
+        if start[:1] == PICKLE and path.name in NAMES:
+            return read_batches([path], limit)
         if start[:1] == PICKLE:
             raise InputError(PICKLE_REFUSED)
         if path.suffix == ".bin" and any(path.stat().st_size % record == 0 for record in CIFAR):
             return read_cifar([path], limit)
+        if start[:2] == b"\x1f\x8b" and path.name.endswith((".tar.gz", ".tgz")):
+            return read_archive(file, limit)
         if start[:2] in (b"\x1f\x8b", b"\0\0"):
             return _with_labels(path, read_idx(file, limit), limit)
     words = next((words for mark, words in OTHERS.items() if start.startswith(mark)), None)
@@ -106,8 +116,8 @@ def _read_file(path, limit):
         )
     raise InputError(
         words
-        or "is none of .npy, .npz, IDX, IDX .gz, CIFAR's .bin (records of 3073 or 3074 bytes) "
-        f"and a folder of {PICTURES}"
+        or "is none of .npy, .npz, IDX, IDX .gz, CIFAR's .bin (records of 3073 or 3074 bytes), "
+        f"cifar-10-python.tar.gz and a folder of {PICTURES}"
     )
 
 
@@ -120,18 +130,24 @@ def _is_table(start):
     return first.isprintable() and ("," in first or ";" in first)
 
 
+def _is_pickle(path):
+    with open(path, "rb") as file:
+        return file.read(1) == PICKLE
+
+
 def _read_folder(folder, limit, size, gray):
     names = {path.name for path in folder.iterdir() if path.is_file()}
     binaries = sorted(name for name in names if re.fullmatch(r"data_batch_.*\.bin", name))
     if binaries or "train.bin" in names:
-        if size is not None or gray:
-            raise InputError("size and gray are for folders of pictures, which this is not")
+        _no_resizing(size, gray)
         return read_cifar([folder / name for name in binaries or ["train.bin"]], limit)
     # as CIFAR's Python version names its pickles
-    for name in {"data_batch_1", "train"} & names:
-        with open(folder / name, "rb") as file:
-            if file.read(1) == PICKLE:
-                raise InputError(f"{name} {PICKLE_REFUSED}")
+    batches = [folder / name for name in NAMES if name in names and _is_pickle(folder / name)]
+    if batches:
+        _no_resizing(size, gray)
+        return read_batches(batches, limit)
+    if "train" in names and _is_pickle(folder / "train"):
+        raise InputError(f"train {PICKLE_REFUSED}")
     return read_pictures(folder, limit, size, gray)
 
 
