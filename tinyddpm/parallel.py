@@ -1,8 +1,9 @@
 """Several processes as one: MPI's ranks, which share the shards of a batch.
 
-The gradients of a step are added in the order of `shards.additions`, whoever computed them: MPI
-moves them and adds nothing. Each rank gets a slice of every partial sum, adds the slice, and all
-get all slices: 2 (N - 1) / N times the gradient's bytes go out of a rank each step, whatever N is.
+The gradients of a step are added in the order of `shards.additions`, whoever computed them: MPI,
+or NCCL between graphics cards, moves them and adds nothing. Each rank gets a slice of every partial
+sum, adds the slice, and all get all slices: 2 (N - 1) / N times the gradient's bytes go out of a
+rank each step, whatever N is.
 
 Nothing else in the package knows of ranks, and nothing imports this module where there is no MPI.
 """
@@ -29,6 +30,7 @@ from .process import Array
 from .shards import Alone, Share, T, add, additions
 
 GRACE = 1.0  # seconds in which the other ranks must fail too, or they are ended
+PIECE = 2**18  # floats of a message: what is added is then still in the processor's cache
 POLL = 0.005  # seconds between two looks at whether they did
 LINE = 2**10  # bytes of a failure's line that a rank tells the others
 REDUCE = ("tree", "sum")  # how gradients are added: in the run's own order, or in MPI's
@@ -82,7 +84,10 @@ class Ranks(Alone):
         self.comm, self.reduce = comm, reduce
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         self.ends = comm.Dup()  # where ranks tell each other how they end
-        self.neighbours = int(comm.Split_type(_mpi().COMM_TYPE_SHARED).Get_size())
+        beside = comm.Split_type(_mpi().COMM_TYPE_SHARED)
+        self.place, self.neighbours = int(beside.Get_rank()), int(beside.Get_size())
+        self.xp: Any = np
+        self.wire, self.piece = comm, PIECE  # what gradients travel by, and how much at a time
         self.room: dict[tuple[int, int], Array] = {}
 
     def mine(self, count: int) -> range:
@@ -95,11 +100,17 @@ class Ranks(Alone):
         each = count // self.size
         return range(self.rank * each, (self.rank + 1) * each)
 
-    def check(self, count: int, theta: Array) -> None:
-        """As `Alone.check`: not on graphics cards, nor where each would not have as many shards."""
+    def use(self, ops: Any) -> Any:
+        """As `Alone.use`: a graphics card of its own for every rank."""
+        self.xp, self.room = ops.xp, {}
+        self.wire = ops.between(self.comm, self.place)
+        self.piece = sys.maxsize if ops.lazy else PIECE
+        return ops
+
+    def check(self, count: int) -> None:
+        """As `Alone.check`."""
         self.mine(count)
-        if self.size > 1 and not isinstance(theta, np.ndarray):
-            raise InputError("several ranks train on the host: not with cupy, nor with cuda")
+        self.wire.Barrier()
 
     def additions(self, count: int) -> list[tuple[int, int]]:
         """As `Alone.additions`."""
@@ -107,22 +118,25 @@ class Ranks(Alone):
 
     def total(self, grads: Mapping[int, Array], losses: list[Any]) -> tuple[Array, Any]:
         """As `Alone.total`."""
-        count, own = len(losses) * self.size, np.array(losses)
+        count, own = len(losses) * self.size, self.xp.stack(losses)
         todo = plan(count, self.size)
         add(grads, [(i, j) for i, j in todo.local[self.rank] if j in grads])  # not added yet
         heads = todo.heads[self.rank]
         out = grads[min(grads)]
         if self.reduce == "sum":
             add(grads, ((min(grads), k) for k in heads if k != min(grads)))
-            self.comm.Allreduce(_mpi().IN_PLACE, out)
+            self.wire.Allreduce(_mpi().IN_PLACE, out)
         else:
-            self._tree(grads, todo, out)
-        every = np.empty(count, own.dtype)
-        self.comm.Allgather(own, every)
-        return out, sum(every)
+            length = min(out.size, self.piece * self.size)
+            for start in range(0, out.size, length):
+                piece = slice(start, start + length)
+                self._tree({k: grads[k][piece] for k in heads}, todo, out[piece])
+        every = self.xp.empty(count, own.dtype)
+        self.wire.Allgather(own, every)
+        return out, sum(every[k] for k in range(count))
 
     def _tree(self, grads, todo, out):
-        """The sum over all ranks, in `out`: each adds its slice of all partial sums."""
+        """The sum over all ranks of a piece, in `out`: each adds its slice of all partial sums."""
         edges = np.linspace(0, out.size, self.size + 1).astype(int)
         sizes = np.diff(edges)
         pieces: dict[int, Array] = {}
@@ -133,18 +147,18 @@ class Ranks(Alone):
             received = np.array(who) * sizes[self.rank]
             starts = np.cumsum(received) - received
             going = (sizes, edges[:-1]) if who[self.rank] else (0 * sizes, 0 * sizes)
-            self.comm.Alltoallv([sent, going], [room, (received, starts)])
+            self.wire.Alltoallv([sent, going], [room, (received, starts)])
             for heads, start, length in zip(todo.heads, starts, received):
                 if k < len(heads):
                     pieces[heads[k]] = room[start : start + length]
         add(pieces, todo.rest)
-        self.comm.Allgatherv(pieces[0], [out, (sizes, edges[:-1])])
+        self.wire.Allgatherv(pieces[0], [out, (sizes, edges[:-1])])
 
     def _room(self, k, length):
         """A buffer that is kept from step to step: fresh memory costs more than what fills it."""
         key = (k, int(length))
         if key not in self.room:
-            self.room[key] = np.empty(key[1], np.float32)
+            self.room[key] = self.xp.empty(key[1], np.float32)
         return self.room[key]
 
     def spread(self, share: Share) -> Share:

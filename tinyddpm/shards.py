@@ -97,8 +97,18 @@ class Alone:
         """The shards of `count` that this process computes."""
         return range(count)
 
-    def check(self, count: int, theta: Array) -> None:
-        """Raise InputError where processes cannot share `count` shards of training theta."""
+    def use(self, ops: T) -> T:
+        """Compute with this backend from here on, on a device of this process's own; returns it.
+
+        Raises InputError where processes would share one.
+        """
+        return ops
+
+    def check(self, count: int) -> None:
+        """Connect the processes' devices.
+
+        Raises InputError where that fails, or where processes cannot share `count` shards.
+        """
 
     def additions(self, count: int) -> list[tuple[int, int]]:
         """Those of `additions(count)` that are among this process's own shards."""

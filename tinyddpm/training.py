@@ -230,7 +230,7 @@ class Trainer:
         self.grads: dict[int, Array] = {}  # of the parts that this process computes
         self.views: dict[int, Any] = {}
         self.spare: list[Array] = []  # room for gradients
-        self._whole = ops.repeated(self._descend)
+        self.team, self._whole = ALONE, ops.repeated(self._descend)
 
     def step(self, share: Share = map, team: Alone = ALONE) -> dict[str, Any]:
         """Take one step of Ho20 Algorithm 1 with AdamW.
@@ -255,8 +255,10 @@ class Trainer:
             one = {"step": step, "loss": loss, "grad_norm": norm, "lr": lr}
             return one if ops.lazy else read_record(one)
 
-        whole = ops.lazy and team is ALONE  # nothing is read, so a device may record it all
-        found = self._whole(numbers) if whole else self._descend(numbers, share, team, record)
+        if self.team is not team:
+            self.team, self._whole = team, ops.repeated(functools.partial(self._descend, team=team))
+        # where nothing is read a device may record it all
+        found = self._whole(numbers) if ops.lazy else self._descend(numbers, share, team, record)
         self.state.step = step
         return record(*found)
 

@@ -11,6 +11,8 @@ from tinyddpm.formulas import over_arrays
 from tinyddpm.nn import optim
 from tinyddpm.nn.ops import Ops
 
+from . import nccl
+
 
 class CupyOps(Ops):
     """Ops over the arrays of `cupy`, the module, on its current device and stream."""
@@ -51,6 +53,11 @@ class CupyOps(Ops):
     def to_host(self, x):
         """The device's array as a NumPy array, once all that it waits for is done."""
         return self.xp.asnumpy(x)
+
+    def between(self, comm, place):
+        """Steps.between: NCCL, and a card of this process's own."""
+        nccl.use_own_device(self.xp, comm, place)
+        return nccl.Nccl(self.xp, comm)
 
     def clip_scale(self, grad, limit):
         """(scale, norm) as arrays () on the device (`optim.clip_scale_unread`)."""

@@ -28,11 +28,15 @@ POINTS = td.MLP(dim=2, hidden=4, layers=1)
 
 @pytest.fixture(autouse=True)
 def stand_ins(monkeypatch, tmp_path_factory):
+    install(monkeypatch, tmp_path_factory.getbasetemp())
+
+
+def install(monkeypatch, folder):
     """CuPy, cuBLAS and the compiled kernels, in blocks of one thread, which the simulator likes."""
     strict_cupy.install(monkeypatch)
     strict_cublas.install(monkeypatch)
     monkeypatch.setattr(cubins, "build", strict_cuda.code)
-    monkeypatch.setattr(cubins, "folder", tmp_path_factory.getbasetemp)
+    monkeypatch.setattr(cubins, "folder", lambda: folder)
     for module, name in (
         (launch, "STEP_THREADS"),
         (layers, "STEP_THREADS"),

@@ -103,6 +103,7 @@ class State:
 
     def __init__(self):
         self.streams, self.capturing, self.allocator, self.pool = [Stream(null=True)], None, None, 0
+        self.device = 0
 
     def wait(self):
         """Count a wait for the device; strict_cupy puts its own here."""

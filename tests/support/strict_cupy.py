@@ -392,7 +392,9 @@ _module.cuda = SimpleNamespace(
     memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     runtime=SimpleNamespace(
         getDeviceCount=lambda: 1,
-        getDevice=lambda: 0,
+        getDevice=lambda: strict_cuda.state.device,
+        setDevice=lambda number: setattr(strict_cuda.state, "device", number),
+        deviceGetPCIBusId="0000:{:02x}:00.0".format,
         CUDARuntimeError=strict_cuda.CUDARuntimeError,
         getDeviceProperties=lambda index: {"name": b"strict stand-in"},
     ),

@@ -58,6 +58,22 @@ class Steps:
         """This backend's array as a NumPy array."""
         return x
 
+    # Several processes.
+
+    def between(self, comm, place):
+        """What this backend's arrays travel by between processes, by calls of MPI's names.
+
+        Where they live on devices, this process uses one of its own from here on.
+
+        Args:
+            comm: MPI's communicator of the processes.
+            place: which of those on this machine this one is.
+
+        Raises:
+            InputError: two processes would have one device.
+        """
+        return comm
+
     # Random numbers.
 
     def normal(self, shape, seed=0, purpose=noise.EPS, step=0, first_sample=0):

@@ -42,7 +42,7 @@ def load(
     arrays, meta = team.once(lambda: checkpoint.load(run))
     if team.size > 1:
         team.same({backend: about(backend), "precision": precision})
-    return from_checkpoint(arrays, meta, get(backend, precision))
+    return from_checkpoint(arrays, meta, team.use(get(backend, precision)))
 
 
 def from_checkpoint(

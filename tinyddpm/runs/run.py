@@ -104,7 +104,7 @@ def train(
     kept = RunSettings(**how)
     data = as_trained(images, labels, kept.value_range)
     recipe["steps"] = steps
-    ops = get(kept.backend or "numpy", kept.precision or "fp32")
+    ops = kept.team.use(get(kept.backend or "numpy", kept.precision or "fp32"))
     begun = start(kept.start, recipe, net, schedule)
     trainer = fresh_trainer(data, recipe, begun, ops, kept.limit)
     about = {**_about(trainer, data), **kept.counts, "backend": kept.backend or "numpy"}
@@ -180,7 +180,7 @@ def resume(
             check_digest(out, meta, data)
             state = _state(arrays, meta, trained.net)
             recipe = _recipe(out, meta, steps)
-        ops = goes_on_with(kept.backend, kept.precision, meta)
+        ops = kept.team.use(goes_on_with(kept.backend, kept.precision, meta))
         known = numbered(data.labels)
         net, s = trained.net, trained.schedule
         trainer = Trainer(net, s, data.x, recipe, state.on(ops), ops, known)
@@ -192,7 +192,7 @@ def resume(
 
 def _agree(kept, trainer, about):
     """Raise InputError where processes cannot share the batch, or are to do different things."""
-    kept.team.check(len(trainer.parts), trainer.state.theta)
+    kept.team.check(len(trainer.parts))
     if kept.team.size > 1:
         settings = {**about["net"], **about["recipe"], "the data's digest": about["digest"][:16]}
         settings["precision"] = trainer.ops.precision
