@@ -11,37 +11,40 @@ import socket
 import subprocess
 import sys
 
+from tinyddpm import backend
 from tinyddpm.errors import InputError
 from tinyddpm.parallel import starter
 from tinyddpm.runs.new import default_net
 from tinyddpm.runs.threads import cores
 
-from . import report, scaling
+from . import clock, loopback, report, scaling
 from .bench import WrongAnswer
 from .sizes import LARGE, TINY, Net
 
 CASES = {"default: 8x8x1, batch 64": Net(default_net((8, 8, 1)), (8, 8, 1), 64)}
 CASES |= {f"cifar10-32: {title[3:]}": net for title, net in LARGE.items()}
 SMALL = {f"tiny: {title}": net for title, net in TINY.nets.items() if title == "images"}
-LENGTHS = tuple(4**k for k in range(5, 12))  # floats: 4 KiB to 16 MiB
+LENGTHS = tuple(4**k for k in range(5, 13))  # floats: 4 KiB to 64 MiB
 WORKER = "benchmarks.parallel_rank"
 OURS = ("ours, 1 rank", "ours, 2 ranks", "ours, 2 ranks, sum")
 PATIENCE = 900  # seconds
 
 
 def run(seconds, name="numpy", tiny=False):
-    """Measure; returns {"steps": ..., "reduction": ..., "link": ..., "efficiency": ...}.
+    """Measure; returns {"steps": ..., "reduction": ..., "link": ..., "network": ..., ...}.
 
     Raises InputError without MPI, WrongAnswer where the ranks' results differ.
     """
     if not _there("mpi4py") or not starter():
         raise InputError("ranks need MPI: pip install -e '.[mpi]'")
-    figures = {"steps": {}, "efficiency": {}}
+    machine = clock.machine() | {f"backend {name}": backend.about(name), "ranks": "of one thread"}
+    figures = {"machine": machine, "steps": {}, "efficiency": {}}
     for title in report.each(SMALL if tiny else CASES, "parallel"):
         figures["steps"][title] = _steps(title, seconds, name)
     measured = {reduce: _sizes(seconds, reduce) for reduce in ("tree", "sum")}
     link = scaling.fit(measured["tree"])
     figures |= {"reduction": measured, "link": link._asdict()}
+    figures |= {"error": scaling.error(link, measured["tree"]), "network": behind(seconds, link)}
     for title, rows in figures["steps"].items():
         two = rows[OURS[1]]
         compute = two["step"] - two["wait"] - two["reduction"]
@@ -81,6 +84,23 @@ def _sizes(seconds, reduce):
     return {int(nbytes): took for nbytes, took in found.items()}
 
 
+def behind(seconds, link):
+    """{rate: {bytes: [measured, by the model]}} behind a slow loopback, or {"refused": why}."""
+    why = loopback.refusal()
+    if why:
+        return {"refused": why}
+    found = {}
+    for rate in loopback.RATES:
+        slow = scaling.network(link, rate, latency=0)
+        words = 2, "sizes", "-", seconds, "tree", "numpy"
+        took = _ranks(*words, before=loopback.command(rate), **loopback.TCP)
+        found[rate] = {
+            int(nbytes): [each, scaling.seconds(slow, 2 * scaling.SHARDS, 2, int(nbytes))]
+            for nbytes, each in took.items()
+        }
+    return found
+
+
 def _there(package):
     return importlib.util.find_spec(package) is not None
 
@@ -91,13 +111,12 @@ def _environment(**more):
     return {**os.environ, **one, **more}
 
 
-def _ranks(ranks, *words):
-    """What rank 0 of so many says."""
-    command = [starter(), "-n", str(ranks), sys.executable, "-m", WORKER]
+def _ranks(ranks, *words, before=(), **more):
+    """What rank 0 of so many says; `before` are the words before its command."""
+    command = [*before, starter(), "-n", str(ranks), sys.executable, "-m", WORKER]
     command += map(str, words)
-    done = subprocess.Popen(
-        command, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    done = subprocess.Popen(command, env=_environment(**more), **pipes)
     return _said(words, [done])
 
 
@@ -146,15 +165,33 @@ def table(figures):
         lines.append("PyTorch's DDP is left out: torch is not installed")
     link = figures["link"]
     lines.append(
-        f"fitted: {1e6 * link['alpha']:.1f} us a message, {1e9 * link['beta']:.3f} ns a byte"
+        f"fitted: {1e6 * link['alpha']:.1f} us a message, {1e9 * link['beta']:.3f} ns a byte; "
+        f"its largest error {figures['error']:.0%}"
     )
     lines.append("reduction by 2 ranks, ms: bytes, tree, sum, the model of the tree")
     for nbytes, took in figures["reduction"]["tree"].items():
-        model = scaling.seconds(scaling.Link(**link), 2, 2, nbytes)
+        model = scaling.seconds(scaling.Link(**link), 2 * scaling.SHARDS, 2, nbytes)
         values = (took, figures["reduction"]["sum"][nbytes], model)
         lines.append(f"{nbytes:12}" + "".join(f"{1e3 * value:12.3f}" for value in values))
+    lines += slow(figures["network"])
     for title, lines_of in figures["efficiency"].items():
         lines.append(f"{title}: efficiency by the model (not measured), ranks {scaling.RANKS}")
         for name, points in lines_of.items():
             lines.append(f"    {name:10}" + "".join(f"{value:8.2f}" for value in points.values()))
     return "\n".join(lines)
+
+
+def slow(network):
+    """The lines of the reductions behind a slow loopback."""
+    if "refused" in network:
+        why = network["refused"]
+        return [f"the model is not checked on a slow loopback, which needs root and tc: {why}"]
+    lines = ["reduction by 2 ranks behind a slow loopback, ms (and the model, with no latency)"]
+    for nbytes in next(iter(network.values())):
+        cells = (
+            f"{1e3 * took:10.2f} ({1e3 * model:.2f})"
+            for took, model in (sizes[nbytes] for sizes in network.values())
+        )
+        lines.append(f"{nbytes:12}" + "".join(f"{cell:>24}" for cell in cells))
+    lines.insert(1, " " * 12 + "".join(f"{f'{rate:g} Gb/s':>24}" for rate in network))
+    return lines

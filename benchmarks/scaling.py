@@ -1,15 +1,16 @@
 """How far several ranks scale: a model, alpha seconds a message and beta a byte, fitted here.
 
-A reduction of `parallel.Ranks` is an exchange of slices and a gathering of sums. Each of its rounds
-sends N - 1 messages out of a rank, of 1 / N of the gradient's bytes each.
+A reduction of `parallel.Ranks` is an exchange of slices and a gathering of sums, piece after piece.
+Each of these rounds sends N - 1 messages out of a rank, of 1 / N of the piece's bytes each.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from tinyddpm.parallel import plan
+from tinyddpm.parallel import PIECE, plan
 from tinyddpm.plots import figures
 
 RATES = (10, 25, 100)  # Gb/s
@@ -33,6 +34,12 @@ def rounds(shards: int, ranks: int, reduce: str = "tree") -> int:
     return 2 if reduce == "sum" else 1 + max(map(len, plan(shards, ranks).heads))
 
 
+def messages(shards: int, ranks: int, nbytes: float, reduce: str = "tree") -> int:
+    """How many messages leave a rank in a step."""
+    pieces = 1 if reduce == "sum" else math.ceil(nbytes / (4 * PIECE * ranks))
+    return pieces * rounds(shards, ranks, reduce) * (ranks - 1)
+
+
 def sent(shards: int, ranks: int, nbytes: float, reduce: str = "tree") -> float:
     """The bytes that a rank sends in a step, for a gradient of nbytes."""
     return rounds(shards, ranks, reduce) * (ranks - 1) / ranks * nbytes
@@ -40,19 +47,25 @@ def sent(shards: int, ranks: int, nbytes: float, reduce: str = "tree") -> float:
 
 def seconds(link: Link, shards: int, ranks: int, nbytes: float, reduce: str = "tree") -> float:
     """What a step's reduction takes: every message alpha, every byte beta."""
-    messages = rounds(shards, ranks, reduce) * (ranks - 1)
-    return link.alpha * messages + link.beta * sent(shards, ranks, nbytes, reduce)
+    count = messages(shards, ranks, nbytes, reduce)
+    return link.alpha * count + link.beta * sent(shards, ranks, nbytes, reduce)
 
 
 def fit(measured: dict[int, float]) -> Link:
     """The link from {bytes of a gradient: seconds of its reduction by two ranks}.
 
-    Least squares of the relative errors, for two messages of half the bytes each; not below 0.
+    Least squares of the relative errors, of ranks with two shards each; not below 0.
     """
     sizes, times = (np.array(list(x), float) for x in (measured, measured.values()))
-    columns = np.stack([2 + 0 * sizes, sizes], 1) / times[:, None]
+    counts, moved = (np.array([f(2 * SHARDS, 2, n) for n in sizes]) for f in (messages, sent))
+    columns = np.stack([counts, moved], 1) / times[:, None]
     alpha, beta = np.linalg.lstsq(columns, np.ones(len(times)), rcond=None)[0]
     return Link(max(0.0, float(alpha)), max(0.0, float(beta)))
+
+
+def error(link: Link, measured: dict[int, float]) -> float:
+    """The largest relative error of what the link predicts for {bytes: seconds}, two ranks."""
+    return max(abs(seconds(link, 2 * SHARDS, 2, n) / took - 1) for n, took in measured.items())
 
 
 def network(link: Link, rate: float, latency: float = LATENCY) -> Link:
@@ -80,6 +93,7 @@ def plot(found: dict[str, dict[str, dict[int, float]]]) -> Figure:
     for axes, (title, lines) in zip(sheet.subplots(1, len(found), squeeze=False)[0], found.items()):
         axes.set(title=title, xlabel="ranks", ylabel="efficiency (model)", ylim=(0, 1.05))
         axes.set_xscale("log", base=2)
+        axes.set_xticks(RANKS, list(map(str, RANKS)))
         for name, points in lines.items():
             axes.plot(list(points), list(points.values()), "o-", label=name)
         axes.legend(loc="lower left")

@@ -15,7 +15,7 @@ from tinyddpm import backend
 from tinyddpm.nn.ops import Ops
 from tinyddpm.runs import progress
 
-from . import accuracy, bench, cases, clock, crossover, parallel, parts, report, scaling
+from . import accuracy, bench, cases, clock, crossover, loopback, parallel, parts, report, scaling
 
 
 def share(f, items):
@@ -166,6 +166,10 @@ def a_reductions_bytes_and_time_are_those_of_its_messages():
     assert scaling.sent(12, 4, 400) == 900 and scaling.sent(12, 4, 400, "sum") == 600
     # four ranks: 2 rounds of 3 messages, 6 ms, and 2 x 300 bytes, 0.6 ms
     assert abs(scaling.seconds(link, 8, 4, 400) - 6.6e-3) < 1e-12
+    # 9 MiB go in messages of 1 MiB at most: by two ranks 5 pieces, by four ranks 3
+    assert scaling.messages(4, 2, 9 * 2**20) == 5 * 2
+    assert scaling.messages(8, 4, 9 * 2**20) == 3 * 2 * 3
+    assert scaling.messages(8, 4, 9 * 2**20, "sum") == 2 * 3
 
 
 def a_link_is_fitted_to_what_it_predicts():
@@ -173,6 +177,27 @@ def a_link_is_fitted_to_what_it_predicts():
     link = scaling.fit({1000: 3e-3, 3000: 5e-3})
     assert abs(link.alpha - 1e-3) < 1e-12 and abs(link.beta - 1e-6) < 1e-15
     assert scaling.fit({1000: 1e-3, 2000: 3e-3}).alpha == 0  # no message takes less than nothing
+    assert abs(scaling.error(link, {1000: 3e-3, 3000: 10e-3}) - 0.5) < 1e-9
+
+
+def a_loopback_that_cannot_be_is_refused_in_a_line():
+    """No unshare, no right to it, no tc."""
+    before, texts = loopback.command, []
+    try:
+        for words in (["no-such-unshare"], ["sh", "-c", "(echo tc: not; echo found) >&2; exit 2"]):
+            loopback.command = lambda rate, words=words: words
+            texts += [loopback.refusal(), *parallel.slow(parallel.behind(1.0, None))]
+        loopback.command = lambda rate: ["sh", "-c", "exit 3"]
+        assert loopback.refusal() == "exit 3"
+        loopback.command = lambda rate: ["sh", "-c", "exit 0"]
+        assert loopback.refusal() is None
+    finally:
+        loopback.command = before
+    assert "no-such-unshare" in texts[0] and texts[2] == "tc: not found"
+    line = "the model is not checked on a slow loopback, which needs root and tc: "
+    assert [texts[1], texts[3]] == [line + texts[0], line + texts[2]]
+    words = loopback.command(2.5)
+    assert words[:2] == ["unshare", "--net"] and "rate 5000mbit" in words[4]
 
 
 def efficiency_is_the_computing_part_of_a_step():
@@ -215,6 +240,7 @@ CHECKS = (
     the_parts_of_a_step_sum_to_it,
     a_reductions_bytes_and_time_are_those_of_its_messages,
     a_link_is_fitted_to_what_it_predicts,
+    a_loopback_that_cannot_be_is_refused_in_a_line,
     efficiency_is_the_computing_part_of_a_step,
     ranks_of_other_results_are_refused,
     a_line_of_progress_counts_every_case,

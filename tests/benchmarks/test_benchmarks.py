@@ -286,6 +286,7 @@ def test_what_it_counts_and_compares_is_right():
         "the_parts_of_a_step_sum_to_it: ok",
         "a_reductions_bytes_and_time_are_those_of_its_messages: ok",
         "a_link_is_fitted_to_what_it_predicts: ok",
+        "a_loopback_that_cannot_be_is_refused_in_a_line: ok",
         "efficiency_is_the_computing_part_of_a_step: ok",
         "ranks_of_other_results_are_refused: ok",
         "a_line_of_progress_counts_every_case: ok",
