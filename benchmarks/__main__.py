@@ -14,7 +14,19 @@ import sys
 from tinyddpm import backend
 from tinyddpm.errors import InputError, TinyDDPMError
 
-from . import accuracy, bench, cases, crossover, end, memory, network, parts, report, sampling
+from . import (
+    accuracy,
+    bench,
+    cases,
+    clock,
+    crossover,
+    end,
+    memory,
+    network,
+    parts,
+    report,
+    sampling,
+)
 from .options import TIMED, parse
 from .sizes import LARGE, NETS
 
@@ -99,6 +111,8 @@ def main(argv=None):
     Returns the exit code: 1 for a wrong answer, 2 for bad input.
     """
     args = parse(argv, __doc__)
+    if args.tiny:
+        clock.brief()
     try:
         figures, path = {}, args.json
         if "selftest" in args.groups:

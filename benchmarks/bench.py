@@ -122,15 +122,22 @@ def answer(case, bench, results):
     ]
 
 
-def compare(what, got, want, terms=1):
-    """Raises WrongAnswer unless rounding explains every difference, float32's of so many terms."""
-    limit = 32 * np.finfo(np.float32).eps * terms**0.5
+def compare(what, got, want, terms=1, limit=None):
+    """Raises WrongAnswer unless rounding explains every difference.
+
+    Args:
+        what: is compared.
+        got, want: lists of arrays.
+        terms: of the longest sum, in float32.
+        limit: of a difference to the largest number; None: what float32 explains.
+    """
+    limit = limit or 32 * np.finfo(np.float32).eps * terms**0.5
     for i, (x, y) in enumerate(zip(got, want, strict=True)):
         worst = float(np.abs(x - y).max()) if x.shape == y.shape else np.inf
         if not worst <= limit * float(np.abs(y).max()):
             raise WrongAnswer(
                 f"{what}: result {i} is {worst:.3g} from the reference, whose largest value is "
-                f"{np.abs(y).max():.3g}; float32 explains {limit:.1g} of that"
+                f"{np.abs(y).max():.3g}; rounding explains {limit:.1g} of that"
             )
 
 

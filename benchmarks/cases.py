@@ -18,11 +18,27 @@ from .bench import Case
 
 GROUPS = 8
 T = 500  # a time in the middle of linear(1000)
+MOST = 1 << 22  # elements drawn on the host; more are drawn where they are needed
 
 
 def draw(shape, index, first=0):
     """Inputs, the same for every backend and every cut of the batch; float32 on the host."""
     return noise.normal(shape, 0, noise.DATA, index, first)
+
+
+def given_to(ops, shape, index, first=0):
+    """`draw` on a backend. Large arrays it draws itself, equal to the host's but for rounding."""
+    if math.prod(shape) <= MOST:
+        return ops.asarray(draw(shape, index, first))
+    return ops.normal(shape, 0, noise.DATA, index, first)
+
+
+def adamw_inputs(ops, rows, width, first=0):
+    """(theta, grad, m, v, ema), flat, and the gradient's scale, which is that of another one."""
+    drawn = [given_to(ops, (rows, width), i, first).reshape(-1) for i in range(5)]
+    theta, grad, m, v, ema = drawn
+    scale, _ = ops.clip_scale(ops.asarray(draw((1, width), 5)[0]), 1.0)
+    return (theta, grad, m, v * v, ema), scale
 
 
 def reverse_step(clip=1.0):
@@ -43,21 +59,19 @@ def steps(rows, width):
         return lambda: (ops.normal(shape, 1, first_sample=part.start),)
 
     def noised_drawn(ops, part):
-        x0 = ops.asarray(draw((part.stop - part.start, width), 0, part.start))
+        x0 = given_to(ops, (part.stop - part.start, width), 0, part.start)
         c_x0, c_eps = (ops.asarray(c[part]) for c in coefficients)
         return lambda: ops.noised_drawn(x0, c_x0, c_eps, 1, first_sample=part.start)
 
     def reverse_drawn(ops, part):
-        xt, prediction = (
-            ops.asarray(draw((part.stop - part.start, width), i, part.start)) for i in (0, 1)
-        )
+        shape = (part.stop - part.start, width)
+        xt, prediction = (given_to(ops, shape, i, part.start) for i in (0, 1))
         c = reverse_step()
         return lambda: (ops.reverse_drawn(xt, prediction, c, 1, noise.REVERSE, T, part.start),)
 
     def adamw_ema(ops, part):
-        theta, grad, m, v, ema = (draw((1, n), i)[0] for i in range(5))
-        theta, grad, m, v, ema = (ops.asarray(x) for x in (theta, grad, m, v * v, ema))
-        scale, _ = ops.clip_scale(grad, 1.0)
+        drawn, scale = adamw_inputs(ops, part.stop - part.start, width, part.start)
+        theta, grad, m, v, ema = drawn
         factors, weight = optim.adamw_factors(100, 1e-3), optim.ema_weight(100, 0.995)
 
         def step():
@@ -86,9 +100,8 @@ def given(rows, width):
     coefficients = [np.sqrt(c).astype(np.float32) for c in (alpha_bar, 1 - alpha_bar)]
 
     def inputs(ops, part, count):
-        return [
-            ops.asarray(draw((part.stop - part.start, width), i, part.start)) for i in range(count)
-        ]
+        shape = (part.stop - part.start, width)
+        return [given_to(ops, shape, i, part.start) for i in range(count)]
 
     def noised(ops, part):
         x0, eps, (c_x0, c_eps) = (
@@ -168,9 +181,8 @@ def normalisation(B, H, W, C, kind="groupnorm_silu"):
 
     def inputs(ops, part):
         _, norm = parameters(ops, C, C)
-        return norm, *(
-            ops.asarray(draw((part.stop - part.start, H, W, C), i, part.start)) for i in (0, 1)
-        )
+        shape = (part.stop - part.start, H, W, C)
+        return norm, *(given_to(ops, shape, i, part.start) for i in (0, 1))
 
     def forward(ops, part):
         norm, x, _ = inputs(ops, part)

@@ -20,22 +20,10 @@ READING = 3e-2
 BASES = "numpy", "torch"  # what the others are compared with
 
 
-def interleave(contenders, seconds, waits=None, warm=2, least=3):
-    """Run {name: function} in turn for about `seconds` in all; returns {name: [seconds of a call,
-    each reading]}.
-
-    waits: {name: function that returns when its device is done}; warm: calls of each before the
-    first reading; least: readings of each, however long they take.
-    """
-    waits = {name: (waits or {}).get(name, _nothing) for name in contenders}
-    times = {name: [] for name in contenders}
-    bunch = {name: _warm(function, waits[name], warm) for name, function in contenders.items()}
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[next(iter(times))]) < least:
-        for name, function in contenders.items():
-            time.sleep(PAUSE)
-            times[name].append(reading(function, waits[name], bunch[name]))
-    return times
+def brief():
+    """From now on neither pause nor fill a reading, so that times mean nothing."""
+    global PAUSE, READING
+    PAUSE = READING = 0.0
 
 
 def reading(function, wait, calls):
@@ -47,11 +35,36 @@ def reading(function, wait, calls):
     return (time.perf_counter() - start) / calls
 
 
-def _warm(function, wait, calls):
+def interleave(contenders, seconds, waits=None, warm=2, least=3, read=reading):
+    """Run {name: function} in turn for about `seconds` in all.
+
+    Args:
+        contenders: {name: function}.
+        seconds: for all of them.
+        waits: {name: function that returns when its device is done}, or what else `read` takes.
+        warm: calls of each before the first reading.
+        least: readings of each, however long they take.
+        read: like `reading`; it may give several times of a call, in a tuple.
+
+    Returns:
+        {name: [what `read` gave, each time]}.
+    """
+    waits = {name: (waits or {}).get(name, _nothing) for name in contenders}
+    times = {name: [] for name in contenders}
+    bunch = {name: _warm(contenders[name], waits[name], warm, read) for name in contenders}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times[next(iter(times))]) < least:
+        for name, function in contenders.items():
+            time.sleep(PAUSE)
+            times[name].append(read(function, waits[name], bunch[name]))
+    return times
+
+
+def _warm(function, wait, calls, read):
     """Call it `calls` times; returns how many calls fill a READING, 1 where none was asked for."""
     took = math.inf
     for _ in range(calls):
-        took = reading(function, wait, 1)
+        took = np.max(read(function, wait, 1))
     return max(1, math.ceil(READING / took))
 
 

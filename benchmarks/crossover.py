@@ -4,6 +4,7 @@ import math
 import pathlib
 
 from matplotlib.figure import Figure
+from tinyddpm.kernels.gpu.roofline import BYTES
 
 from tinyddpm.plots import figures
 
@@ -49,14 +50,20 @@ def crossings(curves: Curves, base: str) -> dict[str, dict[str, int | None]]:
     return found
 
 
-def draw(curves: Curves, path: str | pathlib.Path) -> None:
-    """Save the curves as an image file. Raises TinyDDPMError."""
-    report.write_picture(path, figures.to_image(plot(curves)))
+def draw(curves: Curves, path: str | pathlib.Path, copy: float | None = None) -> None:
+    """Save the curves as an image file; copy: as `plot` takes it. Raises TinyDDPMError."""
+    report.write_picture(path, figures.to_image(plot(curves, copy)))
 
 
 @figures.styled
-def plot(curves: Curves) -> Figure:
-    """The curves, a panel for each step, both axes logarithmic."""
+def plot(curves: Curves, copy: float | None = None) -> Figure:
+    """The curves, a panel for each step, both axes logarithmic.
+
+    Args:
+        curves: as `measure` gives them.
+        copy: of a device, GB/s: the time of a step's bytes is drawn too. Above the line, where a
+            curve is level, a backend waits for its launches; along it, for memory.
+    """
     rows = math.ceil(len(curves) / 2)
     sheet = figures.figure(1120, 380 * rows)
     panels = sheet.subplots(rows, 2, squeeze=False).ravel()
@@ -67,6 +74,10 @@ def plot(curves: Curves) -> Figure:
             sizes, times = zip(*points)
             ms = [1e3 * time for time in times]
             axes.plot(sizes, ms, "o-", color=COLOURS.get(name, figures.INK), label=name)
+        if copy:
+            sizes = sorted({n for points in lines.values() for n, _ in points})
+            ms = [1e-6 * BYTES[step] * n / copy for n in sizes]
+            axes.plot(sizes, ms, "--", color=figures.INK, label="the bytes, at the device's copy")
         axes.legend(loc="upper left")
     for axes in panels[len(curves) :]:
         axes.set_visible(False)

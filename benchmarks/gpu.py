@@ -1,24 +1,23 @@
-"""python -m benchmarks gpu: all that a first session on a GPU machine should do, each part whatever
-became of the last.
+"""python -m benchmarks gpu: all that is measured in a session on a GPU machine.
 
-The `gpu` tests; Philox's known answers; launch overhead; every kernel's rate against a device copy
-and against CuPy's elementwise operations; crossover sizes against the CPU; the networks' steps; the
-roofline.
+Philox's known answers; what a launch costs; every kernel's rate against a device copy and against
+CuPy's elementwise operations; the networks' steps, recorded and launched one by one, beside PyTorch
+and beside what the model predicts; crossover sizes against the CPU. What fails, or what the budget
+has no time for, is one line, and the rest goes on.
 """
 
-import os
+import importlib.util
 import pathlib
 import re
-import subprocess
-import sys
 
 from tinyddpm import backend
 from tinyddpm.errors import InputError
 
-from . import bench, cases, crossover, network, report, roofline
+from . import bench, crossover, gpu_clock, gpu_kernels, gpu_steps, report, sizes
+from .gpu_session import Session
 
 ROOT = pathlib.Path(__file__).parent.parent
-BASES = ("cupy",)
+BUDGET = 270.0  # seconds after which nothing new is begun, so that all ends within five minutes
 
 
 def run(args):
@@ -28,123 +27,120 @@ def run(args):
     missing = backend.reason("cuda")
     if missing:
         raise InputError(f"no GPU to measure: {missing}")
-    from . import gpu_launch
-
-    figures, failed = {"tests": _tests()}, []
+    if args.peer and importlib.util.find_spec("torch") is None:
+        raise InputError("torch is not installed: pip install torch")
     with bench.benches(args.backend) as found:
-        device = {name: one for name, one in found.items() if one.place == "device"}
-        if "cuda" not in device:
+        if "cuda" not in found:
             raise InputError(
                 "the group gpu measures the backend cuda: name it, or no --backend at all"
             )
-        limits = bench.ceilings(found, min(args.seconds, 1))
-        figures["machine"], figures["ceilings"] = report.header(found, limits), limits
-        print("\n".join(f"{name}: {text}" for name, text in figures["machine"].items()), flush=True)
-        name = backend.about("cuda").rsplit(", ", 1)[-1]
-        parts = {
-            "Philox, known answers": lambda: f"{gpu_launch.known_answers()} words, bit for bit",
-            "launch overhead": lambda: gpu_launch.overhead(device["cuda"]),
-            "kernels": lambda: _kernels(found, device, limits, args),
-            "crossover": lambda: _crossover(found, args),
-            "network": lambda: network.run(found, args.seconds),
-            "roofline": lambda: roofline.table(card(name)).splitlines(),
-        }
-        for title, part in parts.items():
-            try:
-                figures[title] = part()
-            except (
-                Exception
-            ) as error:  # of a machine never seen before the rest is worth having all the same
-                figures[title] = {"failed": f"{type(error).__name__}: {error}"}
-                failed.append(title)
-            _show(title, figures[title])
-    figures["failed"] = failed + ([] if figures["tests"]["exit"] == 0 else ["tests"])
-    print(f"\nfailed: {', '.join(figures['failed']) or 'nothing'}")
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    path = (
-        pathlib.Path(args.json)
-        if args.json
-        else ROOT / "benchmarks" / "results" / f"gpu-{slug}.json"
-    )
-    return figures, path
+        return Card(args, found).measure()
 
 
-def card(name):
-    """The key of roofline.CARDS that a device's name holds; the H100 where there is none."""
-    words = re.sub(r"[^a-z0-9]", "", name.lower())
-    return next((key for key in roofline.CARDS if key in words), "h100")
+class Card:
+    """The session on one card.
 
-
-def _tests():
-    """Run the tests marked gpu; a missing device is a failure.
-
-    Returns {"exit": the exit code, "last": the last line that pytest printed}.
+    Args:
+        args: the options.
+        found: {name: Bench}, with numpy and cuda.
     """
-    options = ["-m", "gpu", "--tb=short", "-p", "no:cacheprovider"]
-    command = [sys.executable, "-m", "pytest", *options, "tests"]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "TINYDDPM_REQUIRE_GPU": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    print(
-        done.stdout[-3000:] if done.returncode else done.stdout.strip().splitlines()[-1], flush=True
-    )
-    return {
-        "exit": done.returncode,
-        "last": (done.stdout.strip() or done.stderr.strip()).splitlines()[-1],
-    }
+
+    def __init__(self, args, found):
+        self.args, self.found, self.ops = args, found, found["cuda"].ops
+        self.session = Session(args.budget or BUDGET, self._free, _tell)
+        self.nets = gpu_steps.networks(args)
+        self.name = backend.about("cuda").rsplit(", ", 1)[-1]
+        self.figures = {}
+
+    def measure(self):
+        """(figures, path): they are written after each part, so that nothing is lost."""
+        size = sizes.CARD_TINY if self.args.tiny else sizes.CARD
+        elements = gpu_kernels.fitting(gpu_kernels.free_bytes(self.ops), size.elements)
+        device, pace = self.found["cuda"], gpu_clock.Pace(self.args.seconds, *size.pace)
+        short = pace._replace(seconds=min(pace.seconds, 1))
+        limits = self.session.attempt(
+            "ceilings", gpu_kernels.ceilings, device, elements, size.side, short
+        )
+        self._header(limits)
+        self._keep("launches", self._launches(size))
+        limits = limits or {}
+        given = self.session, self.found, limits, elements, short
+        self._keep("kernels", gpu_kernels.run(*given), gpu_kernels.table)
+        self._keep("steps", self._steps(elements, limits, pace))
+        self._keep("crossover", self._crossover(size, limits))
+        self.figures["failed"], self.figures["dropped"] = self.session.failed, self.session.dropped
+        self.figures["seconds"] = self.session.spent()
+        for word in ("failed", "dropped"):
+            print(f"\n{word}: {'; '.join(self.figures[word]) or 'nothing'}")
+        return self.figures, self.path
+
+    @property
+    def path(self):
+        """Where the figures are written."""
+        slug = re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+        kept = ROOT / "benchmarks" / "results" / f"gpu-{slug}.json"
+        return pathlib.Path(self.args.json) if self.args.json else kept
+
+    def _free(self):
+        gpu_kernels.free(self.ops)
+        if self.args.peer:
+            from . import torch_card
+
+            torch_card.free()
+
+    def _keep(self, title, part, table=None):
+        """Print a part and write all parts so far."""
+        self.figures[title] = part
+        if table and part:
+            _tell(table(part))
+        report.write(self.path, {"gpu": self.figures})
+
+    def _header(self, limits):
+        """Print and keep what all is measured on."""
+        about = report.header(self.found, {"device": limits} if limits else {}, self.args.peer)
+        self.figures["machine"], self.figures["ceilings"] = about, limits
+        _tell("\n".join(f"{name}: {text}" for name, text in about.items()))
+
+    def _launches(self, size):
+        from . import gpu_launch
+
+        known = self.session.attempt("Philox, known answers", gpu_launch.known_answers)
+        if known:
+            _tell(f"Philox, known answers: {known} words, bit for bit")
+        given = self.session, self.found["cuda"], self.args.peer, size.launches, size.readings
+        rows = gpu_launch.overhead(*given)
+        _tell(gpu_launch.table(rows))
+        return rows
+
+    def _steps(self, elements, limits, pace):
+        """The networks' figures, each printed and written when it is there."""
+        busy = gpu_kernels.busy(self.found["cuda"], elements, limits.get("GB/s", 1e3))
+        given = self.found, pace, bool(self.args.peer), busy, self._free
+        setting, figures = gpu_steps.Setting(self.session, *given), {}
+        for what, found in gpu_steps.run(setting, self.nets):
+            figures[what] = found
+            self._keep("steps", figures)
+            _tell(gpu_steps.table(what, found))
+        return figures
+
+    def _crossover(self, size, limits):
+        """The curves, and the sizes from which on a device beats the best CPU backend at hand."""
+        curves, seconds = {}, min(self.args.seconds, 1) / 4
+        for power in size.powers:
+            given = self.found, seconds, [power]
+            more = self.session.attempt(f"curves, 2^{power}", crossover.measure, *given)
+            for step, lines in (more or {}).items():
+                for name, points in lines.items():
+                    curves.setdefault(step, {}).setdefault(name, []).extend(points)
+        base = "numba" if "numba" in self.found else "numpy"
+        found = {"curves": curves, "from": crossover.crossings(curves, base)}
+        _tell(f"\nelements from which on a backend beats {base}")
+        for step, names in found["from"].items():
+            _tell(f"    {step:40}{', '.join(f'{name} {size}' for name, size in names.items())}")
+        if self.args.plot and curves:
+            crossover.draw(curves, self.args.plot, limits.get("GB/s"))
+        return found
 
 
-def kernel_cases(rows, width, batch):
-    """A case for every CUDA kernel."""
-    return [
-        *cases.steps(rows, width),
-        *cases.given(rows, width),
-        *cases.normalisation(batch, 28, 28, 32),
-        *cases.normalisation(batch, 28, 28, 32, "groupnorm"),
-    ]
-
-
-def _kernels(found, device, limits, args):
-    """Every kernel, small against numpy, then beyond the card's cache against CuPy's own
-    operations.
-    """
-    for case in kernel_cases(64, 1024, 4):
-        bench.checked(case, found)
-    large = kernel_cases(1024, 4096, 64) if args.quick else kernel_cases(4096, 4096, 1024)
-    order = {name: device[name] for name in ("cupy", "cuda") if name in device}
-    return {
-        case.name: bench.measure(case, order, limits, args.seconds, bases=BASES) for case in large
-    }
-
-
-def _crossover(found, args):
-    """The curves, and the sizes from which on a device beats the best CPU backend at hand."""
-    curves = crossover.measure(
-        found, min(args.seconds, 1) / 4, range(8, 19 if args.quick else 23, 2)
-    )
-    if args.plot:
-        crossover.draw(curves, args.plot)
-    return {
-        "curves": curves,
-        "from": crossover.crossings(curves, "numba" if "numba" in found else "numpy"),
-    }
-
-
-def _show(title, part):
-    """Print one part's figures."""
-    if title in ("kernels", "network") and "failed" not in part:
-        print(report.table(title, part, BASES if title == "kernels" else ("numpy",)), flush=True)
-        return
-    print(f"\n{title}")
-    part = part.get("from", part) if isinstance(part, dict) else part
-    if isinstance(part, dict):
-        part = [
-            f"    {what:44} {f'{value:.2f} us' if isinstance(value, float) else value}"
-            for what, value in part.items()
-        ]
-    print(part if isinstance(part, str) else "\n".join(part), flush=True)
+def _tell(line):
+    print(line, flush=True)

@@ -12,8 +12,8 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 # The groups that an option changes something for; --json is for all.
 USED_BY = {
     "backend": (*TIMED, "parallel", "gpu"),
-    "peer": ("steps", "ops", "network"),
-    "networks": ("network", "roofline"),
+    "peer": ("steps", "ops", "network", "gpu"),
+    "networks": ("network", "gpu", "roofline"),
     "parts": ("network",),
     "memory": ("network",),
     "compile": ("network",),
@@ -22,6 +22,7 @@ USED_BY = {
     "tiny": (*TIMED, "tiles", "parallel", "gpu"),
     "plot": ("steps", "samplers", "parallel", "gpu"),
     "card": ("roofline",),
+    "budget": ("gpu",),
 }
 
 
@@ -89,7 +90,7 @@ def _parser(about):
     add("--peer", choices=("torch",), help="also measure this library's version of the same")
     letters = sorted(title[0] for title in NETS | LARGE)
     which = {"nargs": "+", "choices": letters, "metavar": "LETTER", "default": []}
-    add("--networks", **which, help=f"of {' '.join(letters)} (default: all but d)")
+    add("--networks", **which, help=f"of {' '.join(letters)} (default: all; of network all but d)")
     add("--parts", action="store_true", help="with network: where each step's time goes")
     add("--memory", action="store_true", help="with network: the peak of a process that trains")
     add("--compile", action="store_true", help="with --peer torch: compiled networks too (minutes)")
@@ -102,5 +103,7 @@ def _parser(about):
     drawn += "of the samplers, their error (the same name with -samplers);\n"
     drawn += "of the ranks, the model's efficiency (with -parallel)"
     add("--plot", metavar="FILE", help=drawn)
+    begun = "seconds after which gpu begins nothing new (default: 270)"
+    add("--budget", type=_seconds, help=begun)
     add("--card", metavar="NAME", help="whose roofline (default: h100)")
     return parser

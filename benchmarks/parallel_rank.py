@@ -117,11 +117,11 @@ def torchs(case, seconds):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=size)
     theta = network.fresh(case.net).theta
-    twin = torch_steps._twin(case, theta, torch.contiguous_format)
-    torch_steps._check("torch", twin, case._replace(batch=2), theta)
+    twin = torch_steps.twin_of(case, theta, torch.contiguous_format)
+    torch_steps.check("torch", twin, case._replace(batch=2), theta)
     twin = DistributedDataParallel(twin) if size > 1 else twin
     part = case._replace(batch=case.batch // size)
-    one = torch_steps._train_step(twin, part, torch.contiguous_format)
+    one = torch_steps.training(twin, part, torch.contiguous_format)
 
     def step():
         begin = time.perf_counter()

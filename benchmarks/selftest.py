@@ -247,19 +247,6 @@ CHECKS = (
 )
 
 
-def a_card_is_known_by_its_device_name():
-    """As the driver gives it."""
-    from . import gpu
-
-    names = {
-        "NVIDIA H100 80GB HBM3": "h100",
-        "NVIDIA A100-SXM4-40GB": "a100",
-        "NVIDIA GeForce RTX 4090": "rtx4090",
-        "Tesla T4": "t4",
-    }
-    assert {name: gpu.card(name) for name in names} == names
-
-
 def philox_on_the_device_gives_the_published_words():
     """On a GPU, or in the simulator."""
     from . import gpu_launch
@@ -269,7 +256,7 @@ def philox_on_the_device_gives_the_published_words():
 
 def run():
     """Run every check that this machine can; returns their names."""
-    checks = [*CHECKS, a_card_is_known_by_its_device_name]
+    checks = [*CHECKS]
     if backend.reason("numba") is None:
         from . import selftest_device
 

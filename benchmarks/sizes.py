@@ -70,3 +70,26 @@ TINY = Sizes(
     T=5,
     samples=16,
 )
+
+
+@dataclass(frozen=True)
+class CardSizes:
+    """What fills a GPU."""
+
+    elements: int  # of an array, at most
+    side: int  # of the matrices whose product is timed
+    launches: int  # of a reading, and nodes of a graph
+    readings: int  # of which the median is taken
+    pace: tuple  # calls before the first reading, readings at least
+    powers: tuple  # of two: elements of the crossover's curves
+
+
+CARD = CardSizes(1 << 28, 1 << 13, 500, 21, (2, 3), tuple(range(8, 23, 2)))
+CARD_TINY = CardSizes(1 << 9, 4, 2, 1, (1, 1), (4, 6))
+# For a simulated card, whose kernels take a second for some ten thousand elements.
+SMALLEST = {
+    "a: 2x2x1, one level, batch 2": Net(
+        UNet(base=4, mults=(1,), blocks=1, attention=(False,), groups=2), (2, 2, 1), 2
+    ),
+    "c: points, MLP of width 4, batch 3": Net(MLP(hidden=4, layers=1), (2,), 3),
+}

@@ -12,7 +12,7 @@ from tinyddpm.nn import optim
 from tinyddpm.nn.ops import Forget, Ops
 
 from .bench import WrongAnswer, compare
-from .cases import GROUPS, draw, parameters, reverse_step
+from .cases import GROUPS, adamw_inputs, draw, parameters, reverse_step
 
 OPS = Ops()
 LAYOUTS = {"torch": torch.contiguous_format, "torch nhwc": torch.channels_last}
@@ -23,7 +23,7 @@ def peers(case, want):
     kind, *rest = case.name.split(" ")
     if kind in ("conv2d", "groupnorm_silu"):
         return _operation(case, kind, rest, want)
-    step = _steps(want)[kind]
+    step = _steps(case, want)[kind]
     for i, (x, y) in enumerate(zip(step(), want)):
         # its noise is another, so all that can be compared of what it drew are mean and spread
         near = abs(float(x.mean()) - y.mean()) + abs(float(x.std()) - y.std()) <= 0.02 * y.std()
@@ -34,7 +34,7 @@ def peers(case, want):
     return {"torch": step}
 
 
-def _steps(want):
+def _steps(case, want):
     """The step kernels in torch's own operations, each in a function of its own so that only one is
     set up.
     """
@@ -44,7 +44,7 @@ def _steps(want):
         return (torch.randn(shape),)
 
     if len(shape) == 1:
-        return {"adamw_ema": _adamw(shape)}
+        return {"adamw_ema": _adamw(case.batch, shape[0] // case.batch)}
     s = linear(1000)
     alpha_bar = torch.from_numpy(s.alpha_bar[np.linspace(1, s.T, shape[0]).astype(int)]).float()[
         :, None
@@ -64,16 +64,15 @@ def _steps(want):
     return {"normal": normal, "noised_drawn": noised_drawn, "reverse_drawn": reverse_drawn}
 
 
-def _adamw(shape):
+def _adamw(rows, width):
     """torch's fused AdamW, with its own moments, on the clipped gradient; and the average."""
-    theta, grad, m, v, ema = (draw((1, *shape), i)[0] for i in range(5))
-    scale, _ = OPS.clip_scale(grad, 1.0)
+    (theta, grad, m, v, ema), scale = adamw_inputs(OPS, rows, width)
     theta, ema = torch.from_numpy(theta).requires_grad_(), torch.from_numpy(ema)
     theta.grad = torch.from_numpy(scale * grad)
     optimiser = torch.optim.AdamW([theta], 1e-3, weight_decay=0.0, fused=True)
     optimiser.step()
     optimiser.state[theta]["exp_avg"].copy_(torch.from_numpy(m))
-    optimiser.state[theta]["exp_avg_sq"].copy_(torch.from_numpy(v * v))
+    optimiser.state[theta]["exp_avg_sq"].copy_(torch.from_numpy(v))
 
     def step():
         optimiser.step()

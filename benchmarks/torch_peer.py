@@ -207,7 +207,8 @@ def time_embedding(t, dim):
     dim).
     """
     half = dim // 2
-    frequency = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32) / (half - 1))
+    place = torch.arange(half, dtype=torch.float32, device=t.device)
+    frequency = torch.exp(-math.log(10000.0) * place / (half - 1))
     angle = t.float()[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], 1)
 

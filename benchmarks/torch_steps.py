@@ -4,7 +4,6 @@ network first.
 
 import numpy as np
 import torch
-import torch._dynamo
 import torch.nn.functional as F
 
 from tinyddpm import UNet, linear, model, noise
@@ -21,22 +20,22 @@ def steps(case, theta, compiled=False):
 
     case: a network.Net; theta: its parameters. Raises WrongAnswer where the networks disagree.
     """
-    # every case, layout and mode is a build of its own; past the limit torch would quietly go on
-    # uncompiled
-    torch._dynamo.config.recompile_limit, torch._dynamo.config.fail_on_recompile_limit_hit = (
-        64,
-        True,
-    )
+    if compiled:
+        import torch._dynamo as dynamo  # which takes seconds
+
+        # every case, layout and mode is a build of its own; past the limit torch would quietly go
+        # on uncompiled
+        dynamo.config.recompile_limit, dynamo.config.fail_on_recompile_limit_hit = 64, True
     names = {"train": {}, "sampling": {}}
     for name, layout in layouts(case).items():
         for title in (name, f"{name} compiled")[: 2 if compiled else 1]:
-            twin = _twin(case, theta, layout)
+            twin = twin_of(case, theta, layout)
             if title != name:
                 # one shape each, all of it known to the compiler
                 twin = torch.compile(twin, dynamic=False)
-            _check(title, twin, case, theta)
-            names["train"][title] = _train_step(twin, case, layout)
-            names["sampling"][title] = _sample_step(twin, case, layout)
+            check(title, twin, case, theta)
+            names["train"][title] = training(twin, case, layout)
+            names["sampling"][title] = sampling(twin, case, layout)
     return names
 
 
@@ -49,11 +48,11 @@ def layouts(case):
 def train_step(case, theta, name):
     """The train step in one layout alone."""
     layout = layouts(case)[name]
-    return _train_step(_twin(case, theta, layout), case, layout)
+    return training(twin_of(case, theta, layout), case, layout)
 
 
-def _twin(case, theta, layout):
-    """The torch network with our weights."""
+def twin_of(case, theta, layout, device="cpu"):
+    """The torch network with our weights, on a device."""
     net = case.net
     if isinstance(net, UNet):
         twin, weights = TorchUNet(net), write_weights(net, theta)
@@ -63,35 +62,54 @@ def _twin(case, theta, layout):
     twin.load_state_dict(
         {name: torch.from_numpy(np.ascontiguousarray(w)) for name, w in weights.items()}
     )
-    return twin.to(memory_format=layout)
+    return twin.to(memory_format=layout).to(device)
 
 
-def _theirs(x, layout):
+def _place(twin):
+    """The device of a network."""
+    return next(twin.parameters()).device
+
+
+def _theirs(x, layout, device):
     """Our samples as a tensor: images become (B, C, H, W)."""
     if x.ndim != 4:
-        return torch.from_numpy(x)
-    return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))).to(memory_format=layout)
+        return torch.from_numpy(x).to(device)
+    x = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+    return x.to(memory_format=layout).to(device)
 
 
-def _check(title, twin, case, theta):
-    """Raises WrongAnswer unless both networks predict the same from the same x at the same t."""
-    x = noise.normal((case.batch, *case.shape), 2)
+def check(title, twin, case, theta, limit=None):
+    """Raises WrongAnswer unless both networks predict the same from the same x at the same t.
+
+    Args:
+        title: what is compared.
+        twin: the torch network.
+        case: a network.Net.
+        theta: its parameters.
+        limit: as `bench.compare`'s.
+    """
+    x, device = noise.normal((case.batch, *case.shape), 2), _place(twin)
     with torch.no_grad():
-        theirs = twin(_theirs(x, torch.contiguous_format), torch.full((case.batch,), 500)).numpy()
+        t = torch.full((case.batch,), 500, device=device)
+        theirs = twin(_theirs(x, torch.contiguous_format, device), t).cpu().numpy()
     theirs = theirs.transpose(0, 2, 3, 1) if theirs.ndim == 4 else theirs
     want = model.Model(case.net, theta, linear(1000), case.shape).predict(x, 500)[0]
-    compare(title, [theirs], [want], terms=TERMS)
+    compare(title, [theirs], [want], TERMS, limit)
 
 
-def _train_step(twin, case, layout):
-    alpha_bar = torch.from_numpy(linear(1000).alpha_bar.astype(np.float32))
-    data = _theirs(np.tanh(noise.normal((4 * case.batch, *case.shape), 1)), layout)
-    optimiser = torch.optim.AdamW(twin.parameters(), 1e-3, weight_decay=0.0, fused=True)
+def training(twin, case, layout):
+    """The train step; what it returns is not read, since a device would be waited for."""
+    device = _place(twin)
+    alpha_bar = torch.from_numpy(linear(1000).alpha_bar.astype(np.float32)).to(device)
+    data = _theirs(np.tanh(noise.normal((4 * case.batch, *case.shape), 1)), layout, device)
+    optimiser = torch.optim.AdamW(
+        twin.parameters(), 1e-3, weight_decay=0.0, fused=True, capturable=device.type == "cuda"
+    )
     ema = [p.detach().clone() for p in twin.parameters()]
 
     def step():
-        x0 = data[torch.randint(len(data), (case.batch,))]
-        t = torch.randint(1, 1001, (case.batch,))
+        x0 = data[torch.randint(len(data), (case.batch,), device=device)]
+        t = torch.randint(1, 1001, (case.batch,), device=device)
         eps = torch.randn_like(x0)
         ab = alpha_bar[t].view(-1, *(1,) * (x0.ndim - 1))
         root, rest = ab.sqrt(), (1 - ab).sqrt()
@@ -102,16 +120,18 @@ def _train_step(twin, case, layout):
         optimiser.step()
         with torch.no_grad():
             torch._foreach_lerp_(ema, list(twin.parameters()), 0.005)
-        return float(loss.detach())
+        return loss.detach()
 
     return step
 
 
-def _sample_step(twin, case, layout):
-    xt = _theirs(noise.normal((case.batch, *case.shape)), layout)
+def sampling(twin, case, layout):
+    """The sampling step."""
+    device = _place(twin)
+    xt = _theirs(noise.normal((case.batch, *case.shape)), layout, device)
     alpha_bar = float(linear(1000).alpha_bar[500])
     root, rest = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
-    t = torch.full((case.batch,), 500)
+    t = torch.full((case.batch,), 500, device=device)
 
     def step():
         with torch.inference_mode():

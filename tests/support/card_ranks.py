@@ -23,9 +23,9 @@ def stand_ins(backend, folder):
         strict_cupy.install(patch)
         return
     import tinyddpm.backend
-    from support import sim_capture
+    from support import sim_stand_ins
 
-    sim_capture.install(patch, folder)
+    sim_stand_ins.install(patch, folder)
     patch.setattr(tinyddpm.backend, "_simulating", lambda: False)
     patch.setattr(tinyddpm.backend, "NEEDS", {"cuda": ()})
 

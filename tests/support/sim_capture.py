@@ -10,11 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tinyddpm.kernels.gpu import capture, cubins, cuda_ops, launch, layers, tiled
+from tinyddpm.kernels.gpu import capture, cuda_ops
 
 import tinyddpm as td
 import tinyddpm.backend
 from support import strict_cublas, strict_cuda, strict_cupy
+from support.sim_stand_ins import stand_ins  # noqa: F401 (a fixture)
 from support.strict_cupy import Counted
 from tinyddpm.nn import params
 from tinyddpm.nn.device import Clock, StepNumbers
@@ -27,27 +28,8 @@ POINTS = td.MLP(dim=2, hidden=4, layers=1)
 
 
 @pytest.fixture(autouse=True)
-def stand_ins(monkeypatch, tmp_path_factory):
-    install(monkeypatch, tmp_path_factory.getbasetemp())
-
-
-def install(monkeypatch, folder):
-    """CuPy, cuBLAS and the compiled kernels, in blocks of one thread, which the simulator likes."""
-    strict_cupy.install(monkeypatch)
-    strict_cublas.install(monkeypatch)
-    monkeypatch.setattr(cubins, "build", strict_cuda.code)
-    monkeypatch.setattr(cubins, "folder", lambda: folder)
-    for module, name in (
-        (launch, "STEP_THREADS"),
-        (layers, "STEP_THREADS"),
-        (tiled, "STEP_THREADS"),
-        (layers, "SUM_THREADS"),
-        (layers, "BLOCKS"),
-        (cuda_ops, "STEP_THREADS"),
-        (cuda_ops, "NORM_THREADS"),
-    ):
-        monkeypatch.setattr(module, name, 1)
-    strict_cuda.one_thread_a_block(monkeypatch)
+def simulated(stand_ins):  # noqa: F811
+    """All of it on stand-ins."""
 
 
 def random(*shape, seed=1):

@@ -13,6 +13,7 @@ import ctypes
 import itertools
 import pathlib
 import threading
+import time
 from typing import NamedTuple
 
 import numpy as np
@@ -75,6 +76,25 @@ class Stream:
         assert event[0] == "event"
 
 
+class Event:
+    """cupy.cuda.Event: when it was recorded, by the host's clock."""
+
+    def __init__(self):
+        self.seconds = None
+
+    def record(self, stream=None):
+        refuse("an event")
+        self.seconds = time.perf_counter()
+
+    def synchronize(self):
+        state.wait()
+
+
+def get_elapsed_time(first, last):
+    """cupy.cuda.get_elapsed_time: milliseconds."""
+    return 1e3 * (last.seconds - first.seconds)
+
+
 class Graph:
     """cupy.cuda.Graph: a list of nodes, run again at each launch."""
 
@@ -96,6 +116,9 @@ class MemoryPool:
 
     def malloc(self, size):
         raise AssertionError("the stand-in's arrays are NumPy's")
+
+    def free_all_blocks(self):
+        refuse("giving memory back")
 
 
 class State:

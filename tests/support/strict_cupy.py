@@ -383,8 +383,12 @@ _module.lib = SimpleNamespace(
 _module.RawModule = strict_cuda.RawModule
 _module.linalg = SimpleNamespace(norm=lambda *a, **k: call(np.linalg.norm, *a, **k))
 strict_cuda.state.wait = wait
+_pool = strict_cuda.MemoryPool()
+_module.get_default_memory_pool = lambda: _pool
 _module.cuda = SimpleNamespace(
     Stream=strict_cuda.Stream,
+    Event=strict_cuda.Event,
+    get_elapsed_time=strict_cuda.get_elapsed_time,
     MemoryPool=strict_cuda.MemoryPool,
     using_allocator=strict_cuda.using_allocator,
     get_current_stream=lambda: strict_cuda.state.streams[-1],
@@ -395,6 +399,7 @@ _module.cuda = SimpleNamespace(
         getDevice=lambda: strict_cuda.state.device,
         setDevice=lambda number: setattr(strict_cuda.state, "device", number),
         deviceGetPCIBusId="0000:{:02x}:00.0".format,
+        memGetInfo=lambda: (1 << 30, 1 << 31),
         CUDARuntimeError=strict_cuda.CUDARuntimeError,
         getDeviceProperties=lambda index: {"name": b"strict stand-in"},
     ),
