@@ -8,6 +8,7 @@ import pathlib
 import subprocess
 
 RATES = (1, 5, 10)  # Gb/s each way; two cores' TCP reaches 15
+STEPS = 5  # Gb/s behind which whole steps are taken
 LO = pathlib.Path("/proc/self/net/dev")  # of the namespace of the process that reads it
 # MPICH's: no shared memory, libfabric's TCP; and the same for Open MPI, which was not tried.
 TCP = {"MPIR_CVAR_NOLOCAL": "1", "MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp"}

@@ -45,6 +45,10 @@ def run(seconds, name="numpy", tiny=False):
     link = scaling.fit(measured["tree"])
     figures |= {"reduction": measured, "link": link._asdict()}
     figures |= {"error": scaling.error(link, measured["tree"]), "network": behind(seconds, link)}
+    figures["overlap"] = {}
+    if "refused" not in figures["network"]:
+        for title, rows in figures["steps"].items():
+            figures["overlap"][title] = _overlap(title, seconds, name, rows[OURS[0]]["crc"])
     for title, rows in figures["steps"].items():
         two = rows[OURS[1]]
         compute = two["step"] - two["wait"] - two["reduction"]
@@ -98,6 +102,18 @@ def behind(seconds, link):
             int(nbytes): [each, scaling.seconds(slow, 2 * scaling.SHARDS, 2, int(nbytes))]
             for nbytes, each in took.items()
         }
+    return found
+
+
+def _overlap(title, seconds, name, crc):
+    """{"after", "early": a step behind a slow loopback}, added after it or from its middle on."""
+    found = {}
+    for how, reduce in (("after", "tree"), ("early", "early")):
+        words = 2, "ours", title, seconds, reduce, name
+        row = _ranks(*words, before=loopback.command(loopback.STEPS), **loopback.TCP)
+        if row["crc"] != crc:
+            raise WrongAnswer(f"{title}: {how} the step, the parameters are not those of one rank")
+        found[how] = row["step"]
     return found
 
 
@@ -174,6 +190,9 @@ def table(figures):
         values = (took, figures["reduction"]["sum"][nbytes], model)
         lines.append(f"{nbytes:12}" + "".join(f"{1e3 * value:12.3f}" for value in values))
     lines += slow(figures["network"])
+    for title, row in figures["overlap"].items():
+        took = f"{1e3 * row['after']:.1f} ms, {1e3 * row['early']:.1f} where it begins early"
+        lines.append(f"a step with its reduction at {loopback.STEPS} Gb/s, {title}: {took}")
     for title, lines_of in figures["efficiency"].items():
         lines.append(f"{title}: efficiency by the model (not measured), ranks {scaling.RANKS}")
         for name, points in lines_of.items():

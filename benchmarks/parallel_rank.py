@@ -44,14 +44,16 @@ def ours(case, seconds, reduce, name):
     """A Trainer's steps: their time, and that of waiting for the others and of the reduction."""
     from tinyddpm import parallel as ranks
 
-    team = ranks.join(reduce)
+    team = ranks.join("tree" if reduce == "early" else reduce)
+    team.ahead = reduce == "early"
     pin(team.rank)
     ops, spent = backend.get(name), {"wait": 0.0, "reduction": 0.0}
     total = team.total
 
     def watched(grads, losses):
         begin = time.perf_counter()
-        team.comm.Barrier()
+        if not team.part:  # a thread that moves gradients would share its core with this waiting
+            team.comm.Barrier()
         middle = time.perf_counter()
         found = total(grads, losses)
         spent.update(wait=middle - begin, reduction=time.perf_counter() - middle)

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from . import __version__
+from .early import Early, Patient
 from .errors import InputError, TinyDDPMError, described
 from .process import Array
 from .shards import Alone, Share, T, add, additions
@@ -89,6 +90,10 @@ class Ranks(Alone):
         self.xp: Any = np
         self.wire, self.piece = comm, PIECE  # what gradients travel by, and how much at a time
         self.room: dict[tuple[int, int], Array] = {}
+        # Between machines a part of the gradient travels while the rest is computed.
+        self.ahead = self.neighbours < self.size
+        self.patient = Patient(comm.Dup())
+        self.part: tuple[int, Early] | None = None  # where it begins, and who adds it
 
     def mine(self, count: int) -> range:
         """As `Alone.mine`. Raises InputError where the ranks cannot have as many each."""
@@ -116,26 +121,48 @@ class Ranks(Alone):
         """As `Alone.additions`."""
         return plan(count, self.size).local[self.rank]
 
+    def early(
+        self, grads: Mapping[int, Array], count: int, start: int
+    ) -> Callable[[], object] | None:
+        """As `Alone.early`: on the host, between machines, where MPI allows it several threads."""
+        several = _mpi().Query_thread() == _mpi().THREAD_MULTIPLE
+        if not (self.ahead and several) or self.wire is not self.comm or self.reduce == "sum":
+            return None
+
+        def add_part():
+            self._add({k: g[start:] for k, g in grads.items()}, count, self.patient)
+
+        self.part = start, Early(add_part, len(self.mine(count)))
+        return self.part[1]
+
     def total(self, grads: Mapping[int, Array], losses: list[Any]) -> tuple[Array, Any]:
         """As `Alone.total`."""
         count, own = len(losses) * self.size, self.xp.stack(losses)
-        todo = plan(count, self.size)
-        add(grads, [(i, j) for i, j in todo.local[self.rank] if j in grads])  # not added yet
-        heads = todo.heads[self.rank]
-        out = grads[min(grads)]
-        if self.reduce == "sum":
-            add(grads, ((min(grads), k) for k in heads if k != min(grads)))
-            self.wire.Allreduce(_mpi().IN_PLACE, out)
+        if self.part:
+            self.part[1].wait()
+            rest, self.part = self.part[0], None
+            self._add({k: g[:rest] for k, g in grads.items()}, count, self.wire)
         else:
-            length = min(out.size, self.piece * self.size)
-            for start in range(0, out.size, length):
-                piece = slice(start, start + length)
-                self._tree({k: grads[k][piece] for k in heads}, todo, out[piece])
+            self._add(grads, count, self.wire)
         every = self.xp.empty(count, own.dtype)
         self.wire.Allgather(own, every)
-        return out, sum(every[k] for k in range(count))
+        return grads[min(grads)], sum(every[k] for k in range(count))
 
-    def _tree(self, grads, todo, out):
+    def _add(self, grads, count, wire):
+        """The sum over all ranks, in this rank's first gradient."""
+        todo, out = plan(count, self.size), grads[min(grads)]
+        add(grads, [(i, j) for i, j in todo.local[self.rank] if j in grads])  # not added yet
+        heads = todo.heads[self.rank]
+        if self.reduce == "sum":
+            add(grads, ((min(grads), k) for k in heads if k != min(grads)))
+            wire.Allreduce(_mpi().IN_PLACE, out)
+            return
+        length = min(out.size, self.piece * self.size)
+        for start in range(0, out.size, length):
+            piece = slice(start, start + length)
+            self._tree({k: grads[k][piece] for k in heads}, todo, out[piece], wire)
+
+    def _tree(self, grads, todo, out, wire):
         """The sum over all ranks of a piece, in `out`: each adds its slice of all partial sums."""
         edges = np.linspace(0, out.size, self.size + 1).astype(int)
         sizes = np.diff(edges)
@@ -147,12 +174,12 @@ class Ranks(Alone):
             received = np.array(who) * sizes[self.rank]
             starts = np.cumsum(received) - received
             going = (sizes, edges[:-1]) if who[self.rank] else (0 * sizes, 0 * sizes)
-            self.wire.Alltoallv([sent, going], [room, (received, starts)])
+            wire.Alltoallv([sent, going], [room, (received, starts)])
             for heads, start, length in zip(todo.heads, starts, received):
                 if k < len(heads):
                     pieces[heads[k]] = room[start : start + length]
         add(pieces, todo.rest)
-        self.wire.Allgatherv(pieces[0], [out, (sizes, edges[:-1])])
+        wire.Allgatherv(pieces[0], [out, (sizes, edges[:-1])])
 
     def _room(self, k, length):
         """A buffer that is kept from step to step: fresh memory costs more than what fills it."""
@@ -228,6 +255,9 @@ class Ranks(Alone):
             text = found[rank][1]
             if text:
                 tell(text if len(failed) == self.size else f"rank {rank}: {text}")
+        if failed and self.part:  # MPI's own end would wait for what others never send
+            time.sleep(0 if self.first else GRACE)
+            self.leave(codes[failed[0]])
         return codes[failed[0]] if failed else 0
 
     def _agreed(self, line, code):
@@ -281,7 +311,7 @@ def _mpi():
     try:
         import mpi4py
 
-        mpi4py.rc.thread_level = "funneled"  # only the main thread speaks to it
+        mpi4py.rc.thread_level = "multiple"  # the main thread, and one that adds early
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         text = f"several processes need MPI: {INSTALL}, or mpi4py beside your cluster's MPI"

@@ -114,6 +114,24 @@ class Alone:
         """Those of `additions(count)` that are among this process's own shards."""
         return additions(count)
 
+    def early(
+        self, grads: Mapping[int, Array], count: int, start: int
+    ) -> Callable[[], object] | None:
+        """What is to be called by each of this process's shards, before `total`.
+
+        It is called once the shard's gradient is complete from `start` on, so that this part can be
+        added while the rest is computed.
+
+        Args:
+            grads: where the gradients (P,) will be by then.
+            count: how many shards there are, in all processes.
+            start: where the part begins that is complete first.
+
+        Returns:
+            A function that any thread may call, or None.
+        """
+        return None
+
     def total(self, grads: Mapping[int, Array], losses: list[Any]) -> tuple[Array, Any]:
         """The sums over all shards of the gradients and of the losses, the same in every process.
 

@@ -51,6 +51,7 @@ class Batch:
     label: Array | None = None  # (B,) ints, -1 for no label, or None
     drop: Callable[..., Array] | None = None  # (shape, dtype) -> dropout mask
     share: float = 1.0  # of the whole batch: how much its gradient counts
+    ready: Callable[[], object] | None = None  # called when the decoder's gradient is complete
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def loss_and_grad(
     if objective.vlb:
         vlb, dmix = _vlb(ops, s, batch, objective, xt, prediction, mix)
         loss, dy = loss + vlb, ops.xp.concatenate([dy, dmix], axis=-1)
-    net.backward(ops, g, dy, tape)  # line 5's gradient
+    net.backward(ops, g, dy, tape, *filter(None, [batch.ready]))  # line 5's gradient
     return loss
 
 
@@ -294,10 +295,12 @@ class Trainer:
         mine, losses = team.mine(len(self.parts)), []
         self.spare += [self.grads.pop(index) for index in set(self.grads) - set(mine)]
         size = math.ceil(len(mine) / self.recipe.accumulate)
-        tree = team.additions(len(self.parts))
+        tree, ready = team.additions(len(self.parts)), None
+        if size == len(mine) and hasattr(self.net, "decoder_start"):
+            ready = team.early(self.grads, len(self.parts), self.net.decoder_start())
         for turn in shards.turns(mine, size, len(self.parts), tree, self.grads, self.spare):
             self._make_room(turn)
-            losses += share(functools.partial(self._part, numbers), turn)
+            losses += share(functools.partial(self._part, numbers, ready=ready), turn)
         return losses
 
     def _make_room(self, turn):
@@ -307,7 +310,7 @@ class Trainer:
                 grad = self.spare.pop() if self.spare else self.ops.xp.zeros_like(self.state.theta)
                 self.grads[index], self.views[index] = grad, params.views(self.net.spec(), grad)
 
-    def _part(self, numbers, index):
+    def _part(self, numbers, index, ready=None):
         """One part of a batch: its share of the loss; its gradient is left in grads[index]."""
         r, ops, part, clock = self.recipe, self.ops, self.parts[index], numbers.clock
         plans, place = self.planned[1], numbers.whole[0]
@@ -319,7 +322,7 @@ class Trainer:
         where = clock.seed, noise.EPS, clock.step, part.start
         xt, eps = ops.noised_drawn(x0, c_x0, c_eps, *where)  # line 4
         drop = dropout_masks(r.dropout, clock.seed, clock.step, part.start, ops)
-        batch = Batch(x0, t, eps, xt, label, drop, len(x0) / r.batch)
+        batch = Batch(x0, t, eps, xt, label, drop, len(x0) / r.batch, ready)
         g, self.grads[index][:] = self.views[index], 0
         with np.errstate(over="ignore", invalid="ignore"):  # `read_record` looks for divergence
             loss = loss_and_grad(ops, self.net, self.p, g, self.s, batch, self.objective)

@@ -39,7 +39,7 @@ FLOORS = [
     ["schedule"],
     # the mathematics
     ["process"],
-    ["samplers", "exact", "guidance", "shards"],
+    ["samplers", "exact", "guidance", "shards", "early"],
     ["solvers", "likelihood"],
     ["density", "editing"],
     # the networks, and what is learned with them
@@ -90,7 +90,7 @@ FLOORS = [
 ]
 SHELVES = ["nn", "runs", "datasets", "plots", "interop", "tour", "cli"]
 # The mathematics: its modules stand in tinyddpm/ itself, and so do these, which are not of it.
-NOT_MATHS = {"__init__", "__main__", "backend", "kernels", "parallel", "starting"}
+NOT_MATHS = {"__init__", "__main__", "backend", "early", "kernels", "parallel", "starting"}
 # What the accelerators may import of the package.
 KERNELS_SEE = {"errors", "formulas", "noise", "nn.ops", "nn.optim", "nn.device"}
 

@@ -23,6 +23,8 @@ def check_sizes(folder, processes, backend):
             assert ranks.content(folder / f"{name}-{size}") == alone, (name, size)
     theta, other = (checkpoint.load(folder / name)[0]["theta"] for name in ("points", "sum"))
     assert np.allclose(theta, other, rtol=1e-4, atol=1e-6)  # as MPI adds: the same but for rounding
+    theta, other = (checkpoint.load(folder / name)[0]["theta"] for name in ("images", "early"))
+    assert np.array_equal(theta, other)  # of runs with accumulation and without
 
 
 def test_the_bytes_of_a_run_do_not_depend_on_the_number_of_ranks(tmp_path):

@@ -160,6 +160,15 @@ def work(folder, backend):
                 for name in CASES:
                     train(name, folder / f"{name}-{team.size}", backend, team)
         train("points", folder / "sum", backend, parallel.Ranks(world, "sum"))
+        train_early(parallel.Ranks(world), folder / "early", backend)
+
+
+def train_early(team, out, backend):
+    """As between machines: the decoder's gradient is added while the encoder's is computed."""
+    made, early = [], team.early
+    team.ahead, team.early = True, lambda *given: made.append(early(*given)) or made[-1]
+    train("images", out, backend, team, accumulate=1)
+    assert [each.left for each in made] == [0] * 3 and not any(each.is_alive() for each in made)
 
 
 if __name__ == "__main__":

@@ -230,7 +230,20 @@ class UNet:
         h = ops.groupnorm_silu(h, p.norm_out, self.groups, tape, self.tol)
         return ops.conv2d(h, p.conv_out, tape)
 
-    def backward(self, ops: Ops, g: SimpleNamespace, dy: Array, tape: list[Any]) -> Array:
+    def decoder_start(self) -> int:
+        """Where in the flat vector the decoder's parameters begin, which reach to its end."""
+        spec = self.spec()
+        names = list(spec)
+        return params.size({name: spec[name] for name in names[: names.index("up")]})
+
+    def backward(
+        self,
+        ops: Ops,
+        g: SimpleNamespace,
+        dy: Array,
+        tape: list[Any],
+        ready: Callable[[], object] | None = None,
+    ) -> Array:
         """The gradients of the parameters, added to g, and that of x, returned.
 
         Args:
@@ -238,6 +251,7 @@ class UNet:
             g: `params.views` of the gradient.
             dy: like the output.
             tape: what `forward` put there; empty afterwards.
+            ready: called once the gradient is complete from `decoder_start` on.
 
         Returns:
             dx, like x.
@@ -253,6 +267,8 @@ class UNet:
                 dh = self._block_backward(ops, block, dh, de, tape)
                 dh, dskip = ops.concat_backward(dh, tape)
                 dskips.append(dskip)
+        if ready:
+            ready()
         dh = self._block_backward(ops, g.mid.second, dh, de, tape)
         dh = self._block_backward(ops, g.mid.first, dh, de, tape)
         for level in reversed(g.down):
