@@ -1,9 +1,9 @@
 """python -m benchmarks gpu: all that is measured in a session on a GPU machine.
 
-Philox's known answers; what a launch costs; every kernel's rate against a device copy and against
-CuPy's elementwise operations; the networks' steps, recorded and launched one by one, beside PyTorch
-and beside what the model predicts; crossover sizes against the CPU. What fails, or what the budget
-has no time for, is one line, and the rest goes on.
+Philox's known answers; what a launch costs; one rank by NCCL; every kernel's rate against a device
+copy and against CuPy's elementwise operations; the networks' steps, recorded and launched one by
+one, beside PyTorch and beside what the model predicts; crossover sizes against the CPU. What fails,
+or what the budget has no time for, is one line, and the rest goes on.
 """
 
 import importlib.util
@@ -63,6 +63,7 @@ class Card:
         )
         self._header(limits)
         self._keep("launches", self._launches(size))
+        self._keep("one rank", self._one_rank(short))
         limits = limits or {}
         given = self.session, self.found, limits, elements, short
         self._keep("kernels", gpu_kernels.run(*given), gpu_kernels.table)
@@ -110,6 +111,16 @@ class Card:
         given = self.session, self.found["cuda"], self.args.peer, size.launches, size.readings
         rows = gpu_launch.overhead(*given)
         _tell(gpu_launch.table(rows))
+        return rows
+
+    def _one_rank(self, pace):
+        from . import gpu_ranks
+
+        small = [*sizes.SMALLEST.values()][-1] if self.args.tiny else gpu_ranks.CASE
+        given = self.ops, self.found["cuda"].wait, pace.seconds, small
+        rows = self.session.attempt("one rank", gpu_ranks.one_rank, *given) or {}
+        for what, value in rows.items():
+            _tell(f"{what}: {value if isinstance(value, str) else f'{value:.1f} us'}")
         return rows
 
     def _steps(self, elements, limits, pace):

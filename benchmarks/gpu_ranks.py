@@ -28,7 +28,7 @@ def one_rank(ops, wait, seconds=1.0, case=CASE):
         case: the network.
 
     Returns:
-        {what: microseconds, or a text}, for `gpu._show`.
+        {what: microseconds, or a text}.
 
     Raises:
         WrongAnswer: their parameters differ, or a step with NCCL is not recorded on `cuda`.

@@ -8,7 +8,8 @@ from tinyddpm import MLP
 from tinyddpm.nn.device import FusedStep
 from tinyddpm.nn.optim import AdamWFactors, Vectors
 
-from . import blank, device_time, roofline, tracing
+from . import blank, device_time, gpu_kernels, gpu_nodes, roofline, tracing
+from .gpu_session import Session
 
 
 def _noted(xp):
@@ -162,6 +163,49 @@ def the_prediction_is_as_far_off_as_docs_say():
     assert "-5% to +28% in fp32, -6% to +36% in tf32" in lines[3]
 
 
+def arrays_on_a_card_fit_its_memory():
+    """40 bytes an element; a power of two, at most what is asked for."""
+    assert gpu_kernels.fitting(40 << 20) == 1 << 20 == gpu_kernels.fitting((80 << 20) - 1)
+    assert gpu_kernels.fitting(141 << 30) == 1 << 28 and gpu_kernels.fitting(8 << 30) == 1 << 27
+    assert gpu_kernels.fitting(1 << 40, most=1 << 9) == 1 << 9
+
+
+def a_kernel_is_known_by_its_name():
+    """As a profiler gives it."""
+    names = {
+        "tinyddpm_norm_silu_backward": "norm_silu_backward",
+        "sm90_xmma_gemm_f32f32_tf32f32_f32_nn_n_tilesize128x128x32": "product",
+        "void cublasLt::splitKreduce_kernel<32, 16, int, float>": "product",
+        "void gemv2T_kernel_val<int, int, float>": "product",
+        "cupy_add__float32_float32_float32": "elementwise",
+        "cupy_copy__float32_float32": "copy",
+        "cupy_sum": "sum",
+        "void cub::DeviceReduceKernel<float>": "sum",
+        "Memcpy DtoD (Device -> Device)": "copy",
+        "Memset (Device)": "memset",
+        "void at::native::vectorized_elementwise_kernel<4>": "other",
+    }
+    assert {name: gpu_nodes.kind(name) for name in names} == names
+
+
+def what_fails_or_is_late_is_one_line():
+    """And the rest goes on; memory is given back after a failure."""
+    told, freed = [], []
+    session = Session(100.0, lambda: freed.append(1), told.append)
+
+    def full():
+        raise MemoryError("no room\nfor this")
+
+    assert session.attempt("a", full) is None and session.attempt("b", max, 1, 2) == 2
+    session.budget = 0.0
+    assert session.attempt("c", max, 1, 2) is None and freed == [1]
+    assert session.failed == {"a": "MemoryError: no room for this"}
+    assert told == [
+        "a: failed: MemoryError: no room for this",
+        "c: dropped: the budget of 0 s is spent",
+    ]
+
+
 CHECKS = (
     an_operation_moves_its_inputs_and_its_output,
     a_product_is_two_operations_a_multiplication,
@@ -173,4 +217,7 @@ CHECKS = (
     predicted_seconds_are_sums,
     the_steps_that_were_measured_are_counted_as_by_their_profile,
     the_prediction_is_as_far_off_as_docs_say,
+    arrays_on_a_card_fit_its_memory,
+    a_kernel_is_known_by_its_name,
+    what_fails_or_is_late_is_one_line,
 )

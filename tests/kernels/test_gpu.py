@@ -14,6 +14,7 @@ from support.device_checks import (
     KNOWN,
     NET,
     check_diffusion_steps,
+    check_last_block,
     check_masks_and_losses,
     check_network,
     check_noise,
@@ -83,6 +84,14 @@ def test_the_rest_of_the_operations(ops):
     check_diffusion_steps(ops)
     check_optimiser(ops)
     check_network(ops)
+
+
+@pytest.mark.parametrize("ops", ["cuda"], indirect=True)
+@pytest.mark.parametrize(
+    "shape", [(64, 8, 8, 32), (128, 4, 4, 64), (300, 3, 3, 24), (7, 16, 16, 128)]
+)
+def test_the_last_block_of_a_slab_sums_all_samples_each_time(ops, shape):
+    check_last_block(ops, shape, 200)
 
 
 def test_addresses_that_are_no_multiple_of_16_bytes(ops):

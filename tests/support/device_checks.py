@@ -168,6 +168,36 @@ def check_diffusion_steps(ops):
             near(ops.to_host(got), REFERENCE.reverse_drawn(x0, eps, c, seed=4, step=9), 16)
 
 
+def check_last_block(ops, shape, times):
+    """GroupNorm's dw and db, again and again without a wait: the same bits, near the reference's.
+
+    Whichever block comes last sums over the samples, in one order: a block that comes too early, or
+    does not see what others wrote, gives other bits.
+    """
+    B, C = shape[0], shape[-1]
+    x, dy, w, b = random(*shape), random(*shape, seed=2), random(C, seed=3), random(C, seed=4)
+    on = [ops.asarray(value) for value in (x, dy, w, b)]
+    found = []
+    for _ in range(times):
+        found.append(_slopes(ops, *on))
+    want = _slopes(REFERENCE, *(value.astype(np.float64) for value in (x, dy, w, b)))
+    first = [ops.to_host(value) for value in found[0]]
+    for got, exact in zip(first, want):
+        near(got, exact, 4 * math.prod(shape[:-1]) ** 0.5 + 20)
+    for i, each in enumerate(found):
+        same = [np.array_equal(ops.to_host(value), old) for value, old in zip(each, first)]
+        assert all(same), f"run {i} of {B} samples gives other bits than the first"
+
+
+def _slopes(ops, x, dy, w, b):
+    """(dw, db) of GroupNorm with SiLU, eight channels a group."""
+    p = SimpleNamespace(w=w, b=b)
+    g, tape = SimpleNamespace(w=ops.xp.zeros_like(w), b=ops.xp.zeros_like(b)), []
+    ops.groupnorm_silu(x, p, len(w) // 8, tape)
+    ops.groupnorm_silu_backward(dy, g, tape)
+    return g.w, g.b
+
+
 def check_optimiser(ops):
     """Clipping and AdamW in place: the same memory afterwards, and the gradient as it was."""
     for limit, grad in (

@@ -5,6 +5,7 @@ Answers are compared as on a card. Times mean nothing.
 """
 
 import importlib
+import importlib.util
 import json
 import runpy
 import sys
@@ -13,7 +14,7 @@ import pytest
 from tinyddpm.kernels.gpu import cubins, launch
 
 import tinyddpm.backend
-from support import strict_cuda, strict_cupy, strict_driver
+from support import strict_cuda, strict_cupy, strict_driver, strict_nccl
 from support.sim_stand_ins import stand_ins  # noqa: F401 (a fixture)
 
 GROUP = ("gpu", "--tiny", "--seconds", "0.001", "--backend", "cuda", "cupy")
@@ -27,6 +28,10 @@ A, C = "a: 2x2x1, one level, batch 2", "c: points, MLP of width 4, batch 3"
 def card(stand_ins, monkeypatch):  # noqa: F811
     """A card, as far as the backend looks; batches are drawn anew often, which no graph can."""
     strict_driver.install(monkeypatch)
+    if importlib.util.find_spec("mpi4py"):
+        from mpi4py import MPI
+
+        strict_nccl.install(MPI.COMM_SELF, 1)
     monkeypatch.setattr(tinyddpm.backend, "_simulating", lambda: False)
     monkeypatch.setattr(tinyddpm.backend, "NEEDS", dict.fromkeys(tinyddpm.backend.NAMES, ()))
     monkeypatch.setattr(importlib.import_module("tinyddpm.training"), "PLAN", 3)
@@ -98,6 +103,8 @@ def test_all_of_it_but_what_fails(command, faults, tmp_path):
     assert shown.endswith(f"\nfailed: {'; '.join(figures['failed'])}\n\ndropped: nothing\n")
     assert "Philox, known answers: 12 words, bit for bit" in shown
 
+    one_rank = figures["one rank"]
+    assert one_rank.get("parameters") == "the same bytes" or "mpi4py" in one_rank["one rank"]
     assert all(row["host_us"] > 0 < row["device_us"] for row in figures["launches"].values())
     ways = {"cupy.RawModule, the same cubin", "a node of a graph of 2", "torch, add"}
     assert ways < set(figures["launches"])

@@ -14,6 +14,7 @@ from tinyddpm.kernels.gpu.cuda_ops import make
 
 import tinyddpm as td
 from support import strict_cuda
+from support.device_checks import check_last_block
 from tinyddpm import noise
 from tinyddpm.errors import InputError
 from tinyddpm.formulas import numpy_formulas
@@ -218,6 +219,10 @@ def test_groupnorms_gradients_are_added_each_time():
     assert not any(count.any() for count in SIM._counts.values())
     assert np.allclose(sums[1], 2 * sums[0], rtol=1e-6, atol=1e-6) and np.any(sums[0])
     assert np.allclose(sums[2], 3 * sums[0], rtol=1e-6, atol=1e-6)
+
+
+def test_the_last_block_of_a_slab_sums_all_samples_each_time():
+    check_last_block(SIM, (3, 2, 1, 8), 2)
 
 
 def test_how_a_normalisation_is_cut_into_slabs():
