@@ -15,6 +15,9 @@ from .blank import Work
 BEFORE = pathlib.Path(__file__).parent / "results" / "gpu-h200-before.json"
 COPY = 4.2e12  # bytes a second, read and written
 PRODUCTS = {"fp32": 50e12, "tf32": 320e12}  # operations a second
+# assumed, of small layers in one node, in every precision: a number of the weights comes from the
+# cache, at 5.5 TB/s, for each four rows, that is 2 operations a byte
+DENSE = 10e12
 
 
 class Rate(NamedTuple):
@@ -36,6 +39,8 @@ RATES = {
     **dict.fromkeys(("norm", "norm_silu"), Rate(4e-6, 0.6)),
     **dict.fromkeys(("norm_backward", "norm_silu_backward"), Rate(6e-6, 0.6)),
 }
+# assumed: the start, a load, a sum in shared memory, each waiting for the one before
+RATES |= dict.fromkeys(("dense", "dense_backward", "dense_weights"), Rate(2.5e-6, 0.9))
 # Of the normalisations that were measured: three passes over 16 bytes of a pixel, a block a group.
 MEASURED_NORMS = dict.fromkeys(
     ("norm", "norm_silu", "norm_backward", "norm_silu_backward"), Rate(4e-6, 0.206)
@@ -54,7 +59,8 @@ def seconds(kind, work, precision="fp32", rates=RATES):
     """
     rate = rates.get(kind, STREAM)
     moving = work.bytes / (rate.share * COPY)
-    return work.nodes * rate.floor + moving + work.operations / PRODUCTS[precision]
+    speed = DENSE if kind.startswith("dense") else PRODUCTS[precision]
+    return work.nodes * rate.floor + moving + work.operations / speed
 
 
 def predict(works, precision="fp32", rates=RATES):

@@ -39,20 +39,21 @@ def steps(letters=()):
     """The predictions of the networks' steps on one H200.
 
     Returns:
-        {"NET, train": {"nodes", "GB", "GFLOP", "ms": {precision: time}, "to torch": {precision:
-        time over that of torch's CUDA graph, measured}, "parts": {kind: ms in fp32}}, ...}, and
-        likewise "NET, sample".
+        {"NET, train": {"nodes", "GB", "GFLOP" (of fp32), "ms": {precision: time}, "to torch":
+        {precision: time over that of torch's CUDA graph, measured}, "parts": {kind: ms in fp32}},
+        ...}, and likewise "NET, sample".
     """
     from . import tracing  # needs Numba, which the rest does not
 
     found, measured = {}, device_time.before()["steps_ms"]
     for title, net in networks(letters).items():
-        for kind, nodes in tracing.trace(*net).items():
+        traced = {precision: tracing.trace(*net, precision) for precision in device_time.PRODUCTS}
+        for kind, nodes in traced["fp32"].items():
             works = total(nodes)
             parts = {name: 1e3 * time for name, time in device_time.predict(works).items()}
             times = {
-                precision: 1e3 * sum(device_time.predict(works, precision).values())
-                for precision in device_time.PRODUCTS
+                precision: 1e3 * sum(device_time.predict(total(steps[kind]), precision).values())
+                for precision, steps in traced.items()
             }
             torch = measured[f"{title[0]} {kind}"]
             found[f"{title}, {kind}"] = {

@@ -4,6 +4,8 @@ The step's own code runs on the arrays of `blank`: what it starts is counted, no
 hand, so that the counts follow the code.
 """
 
+import math
+
 import numpy as np
 from tinyddpm.kernels.gpu.cuda_ops import CudaKernels
 from tinyddpm.kernels.gpu.cupy_ops import CupyOps
@@ -22,7 +24,9 @@ READ_AND_WRITTEN = {
     "adamw_ema": (0, 2, 3, 4),
     **dict.fromkeys(("bias", "bias_shift", "bias_onto", "bias_shift_onto"), (0,)),
     **dict.fromkeys(("softmax", "softmax_backward"), (0,)),
+    "dense_weights": (2, 3),
 }
+DENSE = "dense", "dense_weights", "dense_backward"  # of rows, inputs and outputs
 
 
 class Products:
@@ -47,8 +51,8 @@ class Products:
 class TracedOps(CudaKernels, CupyOps):
     """The backend `cuda` on Blanks; `nodes` is what it was told to do."""
 
-    def __init__(self):
-        self.nodes = []
+    def __init__(self, precision="fp32"):
+        self.nodes, self.precision = [], precision
         super().__init__(Module(self.nodes))
         self.products = Products(self.nodes)
 
@@ -62,18 +66,23 @@ class TracedOps(CudaKernels, CupyOps):
         arrays = [x for x in arguments if isinstance(x, np.ndarray)]
         once = {x.ctypes.data: reach(x) for x in arrays}  # one given twice is read once
         again = sum(reach(arrays[i]) for i in READ_AND_WRITTEN.get(name, ()))
-        self.nodes.append(Node(name, sum(once.values()) + again))
+        sizes = arguments[len(arrays) :]
+        if name == "dense_backward" and sizes[-1]:
+            again += reach(arrays[-1])  # which is added to
+        operations = 2 * math.prod(map(int, sizes[:3])) if name in DENSE else 0
+        self.nodes.append(Node(name, sum(once.values()) + again, operations))
 
 
-def trace(net, shape, batch):
+def trace(net, shape, batch, precision="fp32"):
     """{"train": nodes, "sample": nodes} of one step each.
 
     Args:
         net: the network.
         shape: of one sample.
         batch: how many samples.
+        precision: of the products, which decides what they are put together from.
     """
-    ops, s = TracedOps(), linear(1000)
+    ops, s = TracedOps(precision), linear(1000)
     size = params.size(net.spec())
     state = TrainState(0, *(ops.xp.empty(size, np.float32) for _ in range(4)))
     x = np.empty((4 * batch, *shape), np.float32)

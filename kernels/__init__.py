@@ -10,12 +10,13 @@ cpu/ops.py holds the operations that Numba speeds up on a CPU, over
 
 gpu/cupy_ops.py holds the operations over CuPy's arrays, and gpu/cuda_ops.py those with CUDA
 kernels, over
-- layers.py, a network's layers, tiled.py, convolution by tiles, and products.py, matrix products
-  by cuBLAS;
+- layers.py, a network's layers, linear.py and tiled.py, linear layers and convolution by tiles,
+  and products.py, matrix products by cuBLAS;
 - capture.py, whole steps recorded as graphs and replayed;
 - fused_steps.py, noise and the steps; groupnorm.py, GroupNorm and SiLU; im2col.py, patches;
   winograd.py, the transforms of tiles;
-  elementwise.py, what rides behind a product, SiLU, dropout; reductions.py, softmax, norms;
+  dense.py, small linear layers; elementwise.py, what rides behind a product, SiLU, dropout;
+  reductions.py, softmax, norms;
 - device_functions.py, what the kernels call; signatures.py, their names and arguments; launch.py,
   how they are started; cubins.py, how the compiled ones are kept on disk;
 - toolkit.py, where CUDA's compiler lies; ptx.py, the kernels compiled without a device;

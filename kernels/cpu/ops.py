@@ -170,18 +170,20 @@ class NumbaOps(Ops):
 
     # Linear layers of many short samples as one product.
 
-    def linear(self, x, p, tape):
+    def linear(self, x, p, tape, shift=None, onto=None):
         """Ops.linear, on rows."""
         if x.dtype != np.float32:
-            return super().linear(x, p, tape)
-        y = super().linear(x.reshape(-1, x.shape[-1]), p, tape)
+            return super().linear(x, p, tape, shift, onto)
+        onto = onto if onto is None else onto.reshape(-1, onto.shape[-1])
+        y = super().linear(x.reshape(-1, x.shape[-1]), p, tape, shift, onto)
         return y.reshape(*x.shape[:-1], -1)
 
-    def linear_backward(self, dy, g, tape):
+    def linear_backward(self, dy, g, tape, onto=None):
         """Ops.linear_backward, on rows."""
         if dy.dtype != np.float32:
-            return super().linear_backward(dy, g, tape)
-        dx = super().linear_backward(dy.reshape(-1, dy.shape[-1]), g, tape)
+            return super().linear_backward(dy, g, tape, onto)
+        onto = onto if onto is None else onto.reshape(-1, onto.shape[-1])
+        dx = super().linear_backward(dy.reshape(-1, dy.shape[-1]), g, tape, onto)
         return dx.reshape(*dy.shape[:-1], -1)
 
     # Normalisation.

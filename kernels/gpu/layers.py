@@ -14,6 +14,7 @@ from tinyddpm.nn.ops import Forget
 from . import groupnorm
 from .device_functions import SIMULATED
 from .launch import STEP_THREADS, aligned, tiles_for
+from .linear import Dense, LinearLayers
 from .tiled import Tiled, TiledConvolution
 
 KEPT_BYTES = 1 << 27  # of a layer's patches that are kept for its backward; larger are made anew
@@ -33,13 +34,6 @@ class _Convolved(NamedTuple):
     up: int  # 1 where x stands for itself at twice its size
 
 
-class _Multiplied(NamedTuple):
-    """What the backward of a linear layer needs."""
-
-    rows: Any  # (rows, C)
-    w: Any
-
-
 class _Attended(NamedTuple):
     """What the backward of attention needs."""
 
@@ -55,28 +49,8 @@ class _Activated(NamedTuple):
     x: Any
 
 
-class CudaLayers(TiledConvolution):
+class CudaLayers(TiledConvolution, LinearLayers):
     """What CUDA kernels and cuBLAS compute of a network's layers, float32, as Ops does."""
-
-    def linear(self, x, p, tape):
-        """Ops.linear: a product, and one pass that adds b."""
-        if x.dtype != np.float32:
-            return super().linear(x, p, tape)
-        kept = _Multiplied(x.reshape(-1, x.shape[-1]), p.w)
-        y = self.products.product(*kept)
-        self._add_bias(y, p.b)
-        tape.append(kept)
-        return y.reshape(*x.shape[:-1], -1)
-
-    def linear_backward(self, dy, g, tape):
-        """Ops.linear_backward: three products, two of them into g."""
-        if not isinstance(tape[-1], _Multiplied):
-            return super().linear_backward(dy, g, tape)
-        rows, w = tape.pop()
-        drows = dy.reshape(-1, dy.shape[-1])
-        self.products.add_rows(drows, g.b)
-        self.products.product(rows.T, drows, out=g.w, add=True)
-        return self.products.product(drows, w.T).reshape(*dy.shape[:-1], -1)
 
     def _add_bias(self, y, b, shift=None, onto=None):
         """y (rows, C) += b, shift (B or 1, C) of each row's sample, and onto, like y."""
@@ -131,6 +105,8 @@ class CudaLayers(TiledConvolution):
         x = self.xp.ascontiguousarray(x)
         if self.tiles_pay(x, p.w, stride, pad, up):
             return self.tiled(x, p, tape, shift, onto, KEPT_BYTES)
+        if (k, stride, pad, shift) == (1, 1, (0, 0), None) and self._is_small(x, p.w):
+            return self._dense(x, p, tape, shift, onto, activate=False)
         size = tuple(((n << up) + sum(pad) - k) // stride + 1 for n in x.shape[1:3])
         kept = _Convolved(x, None, p.w, stride, pad[0], size, up)
         y, w = self.xp.empty((len(x), *size, outputs), np.float32), p.w.reshape(-1, outputs)
@@ -148,6 +124,8 @@ class CudaLayers(TiledConvolution):
         """Ops.conv2d_backward; dx gathers from dy w^T what the patches had spread."""
         if isinstance(tape[-1], Tiled):
             return self.tiled_backward(dy, g, tape)
+        if isinstance(tape[-1], Dense):
+            return self._dense_backward(dy, g, tape)
         if not isinstance(tape[-1], _Convolved):
             return super().conv2d_backward(dy, g, tape)
         kept = tape.pop()

@@ -2,7 +2,16 @@
 
 from numba import types
 
-from . import elementwise, fused_steps, groupnorm, groupnorm_backward, im2col, reductions, winograd
+from . import (
+    dense,
+    elementwise,
+    fused_steps,
+    groupnorm,
+    groupnorm_backward,
+    im2col,
+    reductions,
+    winograd,
+)
 
 FLAT = types.Array(types.float32, 1, "C", aligned=True)
 UNSIGNED = types.Array(types.uint32, 1, "C", aligned=True)
@@ -34,8 +43,11 @@ SIGNATURES = {
             "winograd_output_onto",
             "winograd_output_shift_onto",
         ),
-        (*[FLAT] * 5, *[INT] * 5),
+        (*[FLAT] * 5, *[INT] * 6),
     ),
+    "dense": (*[FLAT] * 6, *[types.int32] * 6),
+    "dense_backward": (*[FLAT] * 5, *[types.int32] * 5),
+    "dense_weights": (*[FLAT] * 4, *[types.int32] * 4),
     "winograd_gather": (FLAT, FLAT, *[INT] * 6),
     **dict.fromkeys(("winograd_weights", "winograd_weights_backward"), (FLAT, FLAT, INT, INT)),
     "im2col": (FLAT, FLAT, *[INT] * 8),
@@ -45,8 +57,9 @@ SIGNATURES = {
 }
 
 
-NORMS = {
-    wide: groupnorm.FORWARD[wide] | groupnorm_backward.BACKWARD[wide] for wide in (True, False)
+BY_FORM = {
+    wide: groupnorm.FORWARD[wide] | groupnorm_backward.BACKWARD[wide] | dense.KERNELS[wide]
+    for wide in (True, False)
 }
 
 
@@ -56,4 +69,4 @@ def kernel(name, wide=True):
         return getattr(im2col, name.upper())[wide]
     places = fused_steps.KERNELS[wide], elementwise.KERNELS[wide], fused_steps
     found = (getattr(place, name, None) for place in (*places, reductions, winograd))
-    return NORMS[wide].get(name) or next(filter(None, found))
+    return BY_FORM[wide].get(name) or next(filter(None, found))

@@ -14,7 +14,7 @@ from tinyddpm.nn.ops import Forget
 
 from .launch import STEP_THREADS, Launcher, aligned, tiles_for
 
-FEWEST = 4e8  # operations of a convolution's patches times its weights
+FEWEST = 1e8  # operations of a convolution's patches times its weights
 
 
 class Tiled(NamedTuple):
@@ -46,14 +46,14 @@ class TiledConvolution(Launcher):
         name = "winograd_output" + "_shift" * (shift is not None) + "_onto" * (onto is not None)
         parts = self._parts(y, 4 * max(x.shape[3], outputs))
         b = self._flat(p.b)
-        if shift is not None:
-            shift = self.xp.ascontiguousarray(self.xp.broadcast_to(shift, (len(x), outputs)))
+        each = outputs if shift is not None and len(shift) > 1 else 0  # from a shift to the next
         for part in parts:
             v = self._over_tiles("winograd_input", x[part])
             m = self.products.product(v, g)
-            more = [b if a is None else self._flat(a[part]) for a in (shift, onto)]
+            more = shift[part] if each else shift, onto if onto is None else onto[part]
+            more = [b if a is None else self._flat(a) for a in more]
             arrays = m.reshape(-1), b, *more, y[part].reshape(-1)
-            self._start(name, y[part].shape, 2, arrays, m.shape[1])
+            self._start(name, y[part].shape, 2, arrays, m.shape[1], each)
         kept = len(parts) == 1 and v.nbytes <= keep and not isinstance(tape, Forget)
         tape.append(Tiled(x, v if kept else None, g))
         return y
@@ -81,15 +81,14 @@ class TiledConvolution(Launcher):
         self._start(name, x.shape, 4, (self._flat(x), v.reshape(-1)), tiles)
         return v
 
-    def _start(self, name, shape, rows, arrays, tiles):
+    def _start(self, name, shape, rows, arrays, tiles, *more):
         """Start a kernel over images' tiles, `rows` rows of a transform each."""
         B, H, W, C = shape
         down, across = -(-H // 2), -(-W // 2)
         threads, _ = tiles_for(C // 4, STEP_THREADS)
         block = threads, min(STEP_THREADS // threads, across)
-        self._launch(
-            name, (B, down, rows), block, *arrays, *map(np.int64, (H, W, C, across, tiles))
-        )
+        sizes = map(np.int64, (H, W, C, across, tiles, *more))
+        self._launch(name, (B, down, rows), block, *arrays, *sizes)
 
     def _gather_tiles(self, dv, dx):
         """dx = what all tiles hold of its pixels."""

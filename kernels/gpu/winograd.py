@@ -113,17 +113,17 @@ def output_kernel(shifted, residual):
     """winograd_output: the transform back, with the epilogue of a convolution."""
 
     @cuda.jit
-    def winograd_output(m, b, shift, onto, y, height, width, channels, across, tiles):
+    def winograd_output(m, b, shift, onto, y, height, width, channels, across, tiles, each):
         """y = A^T m A + b, and shift of the sample, and onto; launched over (samples, rows of
         tiles, 2), threads over (channels, tiles of a row).
 
         Args:
             m: (16, tiles, channels).
             b: (channels,).
-            shift: (samples, channels); read where the kernel is `shifted`.
+            shift: (samples or 1, channels); read where the kernel is `shifted`.
             onto: like y; read where the kernel has a `residual`.
             y: (B, height, width, channels), filled.
-            across, tiles: as `winograd_input`'s.
+            across, tiles: as `winograd_input`'s; each: from a shift to the next, 0 for one alone.
         """
         line, i, r = np.int64(cuda.blockIdx.x), np.int64(cuda.blockIdx.y), np.int64(cuda.blockIdx.z)
         row, step = 2 * i + r, tiles * channels
@@ -136,7 +136,7 @@ def output_kernel(shifted, residual):
             while c < channels:
                 left = load4(b, np.uint64(c))
                 if shifted:
-                    left = plus(left, UNIT, load4(shift, np.uint64(line * channels + c)))
+                    left = plus(left, UNIT, load4(shift, np.uint64(line * each + c)))
                 right = left
                 for v in range(4):
                     k = place + c + v * step

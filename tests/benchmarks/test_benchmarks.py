@@ -297,6 +297,7 @@ def test_what_it_counts_and_compares_is_right():
         "a_view_is_no_node: ok",
         "what_cannot_be_counted_is_refused: ok",
         "a_kernel_moves_its_arrays: ok",
+        "a_small_layer_is_one_node: ok",
         "the_products_of_a_step_are_the_networks: ok",
         "predicted_seconds_are_sums: ok",
         "the_steps_that_were_measured_are_counted_as_by_their_profile: ok",

@@ -48,10 +48,12 @@ TILED = [
     *("winograd_weights", "winograd_weights_backward"),
     *(f"winograd_output{end}" for end in ("", "_shift", "_onto", "_shift_onto")),
 ]
+DENSE = ["dense", "dense_backward", "dense_weights"]
 FORMS = [(name, wide) for name in NAMES for wide in (True, False) if wide or name in VECTORS]
 VARIANTS = [(*form, cc) for cc in CAPABILITIES for form in FORMS]
 # the largest kernels, for the oldest card and for one of today
-VARIANTS += [(name, True, cc) for cc in ((7, 5), (9, 0)) for name in TILED]
+VARIANTS += [(name, True, cc) for cc in ((7, 5), (9, 0)) for name in [*TILED, *DENSE]]
+VARIANTS += [(name, False, (9, 0)) for name in DENSE]
 
 
 def on_every_card(test):
@@ -134,7 +136,7 @@ def test_few_registers_no_stack_no_spills(name, wide, cc):
     assert (found.stack, found.spills) == (0, 0)
     # a normalisation has several loads under way in each thread: two blocks of 256 fit a processor
     norm = name.startswith("norm_") or name == "norm"
-    most = 72 if name in TILED else 64 if name == "col2im" else 40
+    most = 96 if name in DENSE else 72 if name in TILED else 64 if name == "col2im" else 40
     assert found.registers <= (65536 // (2 * 256) if norm else most)
 
 
@@ -207,6 +209,12 @@ def _layers(ops, x):
             type(ops).fewest = 0
             ops.conv2d_backward(ops.conv2d(x, p, tape, shift=shift, onto=onto), g, tape)
             type(ops).fewest = math.inf
+    rows, q = x.reshape(-1, channels), SimpleNamespace(w=p.w[0, 0], b=p.b)
+    f = SimpleNamespace(w=g.w[0, 0], b=g.b)
+    for most in (0, math.inf):
+        type(ops).most_dense = most
+        ops.linear_backward(ops.linear(rows, q, tape, rows[:1], rows), f, tape, onto=rows)
+        ops.silu_linear_backward(ops.silu_linear(rows, q, tape, rows, rows), f, tape)
     ops.silu_backward(ops.silu(x, tape), tape)
     tokens = x.reshape(2, -1, channels)
     ops.attention_backward(ops.attention(tokens, tokens, tokens, 1, tape), tape)
@@ -217,7 +225,7 @@ def _layers(ops, x):
 WIDTHS = {"u64": 8, "u32": 4, "f32": 4}  # bytes of a parameter in PTX
 
 
-@pytest.mark.parametrize("name", [*NAMES, *TILED])
+@pytest.mark.parametrize("name", [*NAMES, *TILED, *DENSE])
 def test_a_launch_hands_over_what_the_compiled_kernel_takes(name):
     """Word by word: as many, each of its size, floats where it takes floats."""
     signatures = compiler().SIGNATURES

@@ -96,6 +96,24 @@ def linear(*rows):
     )
 
 
+def summed(silu="", inputs=6, outputs=5):
+    """A linear layer with all that it can add; without SiLU, its gradient is added to ones."""
+    forward, backward = (getattr(OPS, f"{silu}linear{end}") for end in ("", "_backward"))
+
+    def ran(dy, g, tape):
+        if silu:
+            return backward(dy, g, tape), dy, dy
+        ones = OPS.xp.ones((len(dy), inputs), dy.dtype)
+        return backward(dy, g, tape, onto=ones) - 1, dy, dy
+
+    shapes = {"x": (5, inputs), "w": (inputs, outputs), "b": (outputs,)}
+    return Case(
+        {**shapes, "s": (5, outputs), "o": (5, outputs)},
+        lambda a, tape: forward(a.x, a, tape, shift=a.s, onto=a.o),
+        ran,
+    )
+
+
 MASK = (normals(3, 5, 7, seed=8) > 0) / 0.6
 # k, stride, pad and, where they matter, the image's size and the channels
 CONVS = {
@@ -117,6 +135,10 @@ CASES = {
     "linear of rows": linear(4),
     "linear of tokens": linear(3, 4),
     "linear of images": linear(2, 3, 4),
+    "linear onto sums": summed(),
+    "linear onto sums, by fours": summed("", 8, 12),
+    "silu_linear": summed("silu_"),
+    "silu_linear, by fours": summed("silu_", 12, 8),
     "silu": plain("silu", x=(3, 5, 7)),
     **{f"conv {name}": conv(*options) for name, options in CONVS.items()},
     "groupnorm in 1": norm(1),

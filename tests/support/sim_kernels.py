@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tinyddpm.kernels.gpu import cuda_ops, device_functions, launch, layers
+from tinyddpm.kernels.gpu import cuda_ops, device_functions, launch, layers, linear
 from tinyddpm.kernels.gpu.cuda_ops import make
 
 import tinyddpm as td
@@ -148,6 +148,7 @@ def test_a_unet_and_its_gradient_are_the_references(monkeypatch):
         monkeypatch.setattr(module, "STEP_THREADS", 1)
     monkeypatch.setattr(cuda_ops, "NORM_THREADS", 1)
     monkeypatch.setattr(layers, "SUM_THREADS", 1)
+    monkeypatch.setattr(linear, "DENSE_THREADS", 1)
     strict_cuda.one_thread_a_block(monkeypatch)
     net = UNet(channels=1, base=4, mults=(1,), blocks=1, attention=(True,), groups=2)
     theta = params.init(net.spec(), 0) + random(params.size(net.spec()), seed=3) / 10

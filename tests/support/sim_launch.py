@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tinyddpm.kernels.gpu import cubins, cuda_ops, launch, layers, products, tiled
+from tinyddpm.kernels.gpu import cubins, cuda_ops, launch, layers, linear, products, tiled
 from tinyddpm.kernels.gpu.cuda_ops import CudaOps, CudaSimOps
 from tinyddpm.kernels.gpu.launch import parameters
 from tinyddpm.kernels.gpu.tiled import Tiled
@@ -42,6 +42,7 @@ def one_thread(monkeypatch):
         monkeypatch.setattr(module, "STEP_THREADS", 1)
     monkeypatch.setattr(cuda_ops, "NORM_THREADS", 1)
     monkeypatch.setattr(layers, "SUM_THREADS", 1)
+    monkeypatch.setattr(linear, "DENSE_THREADS", 1)
     strict_cuda.one_thread_a_block(monkeypatch)
 
 
@@ -75,6 +76,44 @@ def test_operations_with_cublas(name, holes, monkeypatch):
     ops = cuda_ops.CudaOps(XP)
     assert ops.products.why is None
     check_operation(ops, name, holes)
+
+
+LINEAR = [name for name in CASES if "linear" in name]
+
+
+@pytest.mark.parametrize("holes", [False, True], ids=["contiguous", "strided"])
+@pytest.mark.parametrize("most_dense", [0, np.inf], ids=["cuBLAS", "one node"])
+@pytest.mark.parametrize("name", LINEAR)
+def test_linear_layers_by_cublas_and_in_one_node(name, most_dense, holes, monkeypatch):
+    """Blocks of several threads too, whose sums are shared."""
+    strict_cublas.install(monkeypatch)
+    monkeypatch.setattr(CudaOps, "most_dense", most_dense)
+    check_operation(cuda_ops.CudaOps(XP), name, holes)
+
+
+def test_a_small_layer_of_many_rows(monkeypatch):
+    """Its weights' gradient is a product, the others are of one node."""
+    one_thread(monkeypatch)
+    monkeypatch.setattr(linear, "MOST_ROWS", 3)
+    for name in LINEAR:
+        check_operation(cuda_ops.CudaOps(XP), name)
+    ops, x = cuda_ops.CudaOps(XP), OPS.asarray(random(4, 6))
+    p = SimpleNamespace(w=OPS.asarray(random(6, 5)), b=OPS.asarray(random(5)))
+    ops.linear(x, p, tape := [])
+    assert isinstance(tape[-1], linear.Dense)
+    ops.silu_linear(x, p, tape)
+    assert isinstance(tape[-1], linear.Dense) and not tape[-1].activate
+
+
+@pytest.mark.parametrize("most_dense", [0, np.inf], ids=["cuBLAS", "one node"])
+def test_one_shift_for_every_row(most_dense, monkeypatch):
+    one_thread(monkeypatch)
+    monkeypatch.setattr(CudaOps, "most_dense", most_dense)
+    ops, x, w = cuda_ops.CudaOps(XP), random(5, 6), random(6, 3, seed=2)
+    b, shift = random(3, seed=3), random(1, 3, seed=4)
+    p = SimpleNamespace(w=OPS.asarray(w), b=OPS.asarray(b))
+    got = OPS.to_host(ops.linear(OPS.asarray(x), p, [], shift=OPS.asarray(shift)))
+    assert np.abs(got - (x.astype(np.float64) @ w + b + shift)).max() <= 64 * 2.0**-24 * 10
 
 
 def test_dropout_masks_are_the_references(monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 from numba import cuda
-from tinyddpm.kernels.gpu import cubins, cuda_ops, launch, layers, tiled
+from tinyddpm.kernels.gpu import cubins, cuda_ops, launch, layers, linear, tiled
 
 from support import strict_cublas, strict_cuda, strict_cupy
 
@@ -23,6 +23,7 @@ def install(monkeypatch, folder):
         (launch, "STEP_THREADS"),
         (layers, "STEP_THREADS"),
         (tiled, "STEP_THREADS"),
+        (linear, "DENSE_THREADS"),
         (layers, "SUM_THREADS"),
         (layers, "BLOCKS"),
         (cuda_ops, "STEP_THREADS"),

@@ -82,9 +82,9 @@ class MLP:
         e = ops.silu(e, tape)
         h = ops.linear(x, p.input, tape)
         for block in p.blocks:
-            u = ops.linear(h, block.a, tape) + ops.linear(e, block.time, tape)
-            h = h + ops.linear(ops.silu(u, tape), block.b, tape)
-        return ops.linear(ops.silu(h, tape), p.output, tape)
+            u = ops.linear(h, block.a, tape, shift=ops.linear(e, block.time, tape))
+            h = ops.silu_linear(u, block.b, tape, onto=h)
+        return ops.silu_linear(h, p.output, tape)
 
     def backward(self, ops: Ops, g: SimpleNamespace, dy: Array, tape: list[Any]) -> Array:
         """The gradients of the parameters, added to g, and that of x, returned.
@@ -98,12 +98,11 @@ class MLP:
         Returns:
             dx, like x.
         """
-        dh = ops.silu_backward(ops.linear_backward(dy, g.output, tape), tape)
-        de = 0
+        dh, de = ops.silu_linear_backward(dy, g.output, tape), None
         for block in reversed(g.blocks):
-            du = ops.silu_backward(ops.linear_backward(dh, block.b, tape), tape)
-            de = de + ops.linear_backward(du, block.time, tape)
-            dh = dh + ops.linear_backward(du, block.a, tape)
+            du = ops.silu_linear_backward(dh, block.b, tape)
+            dh = ops.linear_backward(du, block.a, tape, onto=dh)
+            de = ops.linear_backward(du, block.time, tape, onto=de)
         dx = ops.linear_backward(dh, g.input, tape)
         de = ops.silu_backward(de, tape)
         if g.label:

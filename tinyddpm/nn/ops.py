@@ -36,20 +36,41 @@ class Ops(Steps):
 
     # Linear: y = x w + b; x (..., C), w (C, O), b (O,).
 
-    def linear(self, x, p, tape):
-        """y = x w + b, over the last axis."""
+    def linear(self, x, p, tape, shift=None, onto=None):
+        """y = x w + b, over the last axis, and what else is added.
+
+        Args:
+            x, p, tape: as above; the tape takes what linear_backward needs.
+            shift: (B or 1, O), for x (B, C), or None; its gradient is dy.
+            onto: like y, or None; its gradient is dy.
+        """
         tape.append((x, p.w))
         y = x @ p.w
         y += p.b
+        if shift is not None:
+            y += shift
+        if onto is not None:
+            y += onto
         return y
 
-    def linear_backward(self, dy, g, tape):
-        """dw = x^T dy, db = sum dy, dx = dy w^T."""
+    def linear_backward(self, dy, g, tape, onto=None):
+        """dw = x^T dy, db = sum dy, dx = dy w^T, or onto + dx, perhaps in onto."""
         x, w = tape.pop()
         rows = dy.reshape(-1, dy.shape[-1])
         g.b += rows.sum(axis=0)
         g.w += x.reshape(-1, x.shape[-1]).T @ rows
-        return dy @ w.T
+        dx = dy @ w.T
+        if onto is not None:
+            dx += onto
+        return dx
+
+    def silu_linear(self, x, p, tape, shift=None, onto=None):
+        """linear(silu(x)), in which a backend may activate x as it reads it."""
+        return self.linear(self.silu(x, tape), p, tape, shift, onto)
+
+    def silu_linear_backward(self, dy, g, tape):
+        """linear's backward, then SiLU's."""
+        return self.silu_backward(self.linear_backward(dy, g, tape), tape)
 
     # SiLU (Elfwing17 eq. 4): y = x s with s = 1 / (1 + exp(-x)); dy/dx = s + y (1 - s).
 

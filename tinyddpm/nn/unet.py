@@ -290,8 +290,7 @@ class UNet:
         """t and label -> e (B, 4 base), after the SiLU with which every block would begin."""
         t = t + self.t_offset if self.t_offset else t
         sines = ops.time_embedding(t, self.base, x.dtype, self.freq_shift, self.cos_first)
-        e = ops.silu(ops.linear(sines, p.time1, tape), tape)
-        e = ops.linear(e, p.time2, tape)
+        e = ops.silu_linear(ops.linear(sines, p.time1, tape), p.time2, tape)
         if p.label:
             label = params.known_label(ops.xp, label, self.no_label)
             e = e + ops.embedding(label, p.label, tape)
@@ -301,8 +300,8 @@ class UNet:
         de = ops.silu_backward(de, tape)
         if g.label:
             ops.embedding_backward(de, g.label, tape)
-        de = ops.linear_backward(de, g.time2, tape)
-        ops.linear_backward(ops.silu_backward(de, tape), g.time1, tape)
+        de = ops.silu_linear_backward(de, g.time2, tape)
+        ops.linear_backward(de, g.time1, tape)
 
     def _block(self, ops, p, x, e, tape, drop):
         """short + conv(silu(norm(conv(silu(norm(x))) + e w))); short: x, with the new channels."""
