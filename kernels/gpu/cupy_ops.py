@@ -42,6 +42,11 @@ class CupyOps(Ops):
                 f"the GPU's memory does not hold this step: {words} a smaller batch needs less"
             ) from None
 
+    def free_bytes(self):
+        """Steps.free_bytes: the driver's, and what CuPy's pool holds for nobody."""
+        free, _ = self.xp.cuda.runtime.memGetInfo()
+        return free + self.xp.get_default_memory_pool().free_bytes()
+
     def __init__(self, cupy):
         self.xp = cupy
         self.formulas = over_arrays(cupy)

@@ -336,6 +336,50 @@ def _full(*given):
     raise strict_cupy.OutOfMemoryError("Out of memory allocating 4,096 bytes.\n(so far: 512).")
 
 
+def card(monkeypatch, free, pool=0):
+    """What the stand-in's card has free, and its pool."""
+    monkeypatch.setitem(strict_cupy.memory, "free", free)
+    monkeypatch.setitem(strict_cupy.memory, "pool", pool)
+
+
+def test_a_run_larger_than_the_card_is_refused_before_its_first_step(monkeypatch, capsys):
+    """By hand: 5 vectors of the parameters; of each sample the layers' inputs, x_0, eps and x_t."""
+    net, x = td.MLP(dim=2, hidden=4, layers=1), random(50, 2).clip(-1, 1)
+    parameters = (4 + 1) * 4 + (2 + 1) * 4 + 3 * (4 + 1) * 4 + (4 + 1) * 2
+    kept = 4 + 2 + 3 * 4 + 4 + 3 * 2
+    least = 4 * 50 * 2 + 4 * 5 * parameters + 4 * 1000 * kept
+    how = {"steps": 1, "net": net, "batch": 1000, "shards": 1, "backend": "cupy"}
+    card(monkeypatch, least - 9, 8)
+    words = (
+        "this run would take at least 112 KiB of the GPU's memory, 109 KiB of it for "
+        "a batch of 1,000; 112 KiB are free"
+    )
+    with pytest.raises(InputError) as caught:
+        td.train(x, **how)
+    assert str(caught.value) == words and strict_cupy.memory["free"] == least - 9
+    card(monkeypatch, least - 9, 9)
+    td.train(x, progress=True, **how)
+    said = capsys.readouterr().err.splitlines()[0]
+    assert said == "tinyddpm: takes" + words.removeprefix("this run would take")
+    td.train(x, **how)
+    assert capsys.readouterr().err == ""
+
+
+def test_samples_are_cut_by_what_the_card_has_free(monkeypatch, capsys):
+    """Maps of 8 x 8 pixels: 8 channels four times, and patches of twice 9 x 8."""
+    model = td.train(images(), steps=1, net=NET, batch=4, schedule=td.cosine(12), backend="cupy")
+    want = td.sample(model, 7, steps=2)
+    one = 4 * 64 * (8 * 4 + 2 * 9 * 8)
+    card(monkeypatch, 3 * one, one - 1)
+    assert np.allclose(td.sample(model, 7, steps=2), want, atol=1e-5)
+    words = "tinyddpm: the GPU's memory does not hold 7 samples together: they are drawn 3 at"
+    assert capsys.readouterr().err.splitlines() == [f"{words} a time"]
+    card(monkeypatch, one - 1)
+    words = "does not hold a step of one sample, which takes 44.0 KiB: 44.0 KiB are free"
+    with pytest.raises(TinyDDPMError, match=words):
+        td.sample(model, 2, steps=2)
+
+
 def test_training_that_does_not_fit_the_card_says_so_in_one_line(monkeypatch):
     monkeypatch.setattr(CupyOps, "noised_drawn", _full)
     words = r"does not hold this step: Out of memory allocating 4,096 bytes. \(so far: 512\). a sm"

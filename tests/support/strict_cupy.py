@@ -380,6 +380,8 @@ _module.lib = SimpleNamespace(
         )
     )
 )
+memory = {"free": 1 << 37, "total": 1 << 37, "pool": 0}  # bytes; a test may change them
+_module.get_default_memory_pool = lambda: SimpleNamespace(free_bytes=lambda: memory["pool"])
 _module.RawModule = strict_cuda.RawModule
 _module.linalg = SimpleNamespace(norm=lambda *a, **k: call(np.linalg.norm, *a, **k))
 strict_cuda.state.wait = wait
@@ -399,7 +401,7 @@ _module.cuda = SimpleNamespace(
         getDevice=lambda: strict_cuda.state.device,
         setDevice=lambda number: setattr(strict_cuda.state, "device", number),
         deviceGetPCIBusId="0000:{:02x}:00.0".format,
-        memGetInfo=lambda: (1 << 30, 1 << 31),
+        memGetInfo=lambda: (memory["free"], memory["total"]),
         CUDARuntimeError=strict_cuda.CUDARuntimeError,
         getDeviceProperties=lambda index: {"name": b"strict stand-in"},
     ),

@@ -58,6 +58,10 @@ class Steps:
         """This backend's array as a NumPy array."""
         return x
 
+    def free_bytes(self):
+        """What a device of its own has free, in bytes; None where arrays are the host's."""
+        return None
+
     # Several processes.
 
     def between(self, comm, place):

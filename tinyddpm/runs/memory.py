@@ -1,9 +1,15 @@
 """What memory is free, and the refusal of work that would take more of it."""
 
+import math
 import sys
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
+from ..nn import sizes
+from ..nn.ops import Ops
+from ..process import Array
+from ..settings import Recipe
 
 MEMINFO = Path("/proc/meminfo")
 GROUP = Path("/sys/fs/cgroup")
@@ -50,6 +56,36 @@ def check(what: str, parts: dict[str, int], limit: float | None = None) -> None:
         f"{what} would take at least {size(total)} of memory, {size(parts[largest])} of it for "
         f"{largest}; {bound}"
     )
+
+
+def check_card(net: Any, recipe: Recipe, x: Array, ops: Ops, show: bool = False) -> None:
+    """Raise InputError where training takes more of a card's memory than is free there.
+
+    Args:
+        net: the network.
+        recipe: its batch, cut in shards that run one after the other.
+        x: the data, which lies on the card.
+        ops: the backend; one whose arrays are the host's needs no card.
+        show: whether to say what is needed and what is free, in one line.
+    """
+    there = ops.free_bytes()
+    if there is None:
+        return
+    shape, parameters = x.shape[1:], sizes.parameters(net)
+    gradients = -(-recipe.shards // recipe.accumulate)
+    kept = sizes.kept(net, shape) + 3 * math.prod(shape)  # and x_0, eps and x_t
+    parts = {
+        "the data": x.nbytes,
+        f"{parameters:,} parameters": 4 * (4 + gradients) * parameters,
+        f"a batch of {recipe.batch:,}": 4 * kept * -(-recipe.batch // recipe.shards),
+    }
+    total, largest = sum(parts.values()), max(parts, key=lambda name: parts[name])
+    words = f"at least {size(total)} of the GPU's memory, "
+    words += f"{size(parts[largest])} of it for {largest}"
+    if total > there:
+        raise InputError(f"this run would take {words}; {size(there)} are free")
+    if show:
+        print(f"tinyddpm: takes {words}; {size(there)} are free", file=sys.stderr)
 
 
 def size(count: float) -> str:

@@ -90,7 +90,12 @@ def network(net: Any, shape: tuple[int, ...], classes: int, learns_variance: boo
 
 
 def fresh_trainer(
-    data: sets.Data, given: dict[str, Any], begun: Start, ops: Ops, limit: int | None
+    data: sets.Data,
+    given: dict[str, Any],
+    begun: Start,
+    ops: Ops,
+    limit: int | None,
+    show: bool = False,
 ) -> Trainer:
     """The trainer of a new run.
 
@@ -100,6 +105,7 @@ def fresh_trainer(
         begun: the network, the schedule and the first weights.
         ops: the backend.
         limit: the most bytes that training may take, or None for the free memory alone.
+        show: whether to say what it takes of a card's memory.
 
     Raises:
         InputError: a network that does not fit the data, settings that cannot be, or more memory
@@ -122,6 +128,7 @@ def fresh_trainer(
         raise InputError("label_dropout needs labels: without them there is none to drop")
     s = noise_schedule(begun.schedule)
     memory.check("this run", needs(net, recipe, s, shape, ops), limit)
+    memory.check_card(net, recipe, data.x, ops, show)
     state = begun.state(net, recipe.seed).on(ops)
     return Trainer(net, s, data.x, recipe, state, ops, numbered(data.labels))
 

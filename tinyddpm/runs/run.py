@@ -27,7 +27,7 @@ from ..schedule import Schedule
 from ..settings import Recipe, check_settings, setting, split
 from ..shards import ALONE, Alone
 from ..training import Trainer, TrainState, read_record
-from . import checkpoint, files, lock, threads
+from . import checkpoint, files, lock, memory, threads
 from .load import from_checkpoint, net_to_meta
 from .log import NAME as LOG
 from .log import RunLog
@@ -106,7 +106,7 @@ def train(
     recipe["steps"] = steps
     ops = kept.team.use(get(kept.backend or "numpy", kept.precision or "fp32"))
     begun = start(kept.start, recipe, net, schedule)
-    trainer = fresh_trainer(data, recipe, begun, ops, kept.limit)
+    trainer = fresh_trainer(data, recipe, begun, ops, kept.limit, kept.progress is True)
     about = {**_about(trainer, data), **kept.counts, "backend": kept.backend or "numpy"}
     extra = {"meta": kept.meta, "data": kept.data}
     about |= {name: value for name, value in extra.items() if value is not None} | begun.meta
@@ -182,8 +182,9 @@ def resume(
             recipe = _recipe(out, meta, steps)
         ops = kept.team.use(goes_on_with(kept.backend, kept.precision, meta))
         known = numbered(data.labels)
-        net, s = trained.net, trained.schedule
-        trainer = Trainer(net, s, data.x, recipe, state.on(ops), ops, known)
+        memory.check_card(trained.net, recipe, data.x, ops, kept.progress is True)
+        s, state = trained.schedule, state.on(ops)
+        trainer = Trainer(trained.net, s, data.x, recipe, state, ops, known)
         own = {"recipe": asdict(recipe), "backend": ops.name, "precision": ops.precision}
         about = checkpoint.plain({**meta, **own, **_changed(kept, settings)})
         _agree(kept, trainer, about)

@@ -98,7 +98,7 @@ def sample(
     trained = _model(model)
     ops, steps = trained.ops, _steps(settings := how_to_sample(trained, how), trained)
     kept = np.unique(np.rint(np.linspace(0, steps, trajectory)).astype(int)).tolist()
-    starts = range(0, n, together := min(CHUNK, math.ceil(n / ops.shards)))
+    starts = range(0, n, together := _together(trained, n))
     images, frames = room = _room(trained, n, len(kept), min(n, together * ops.shards))
     labels = np.resize(0 if label is None else label, n)
 
@@ -115,6 +115,35 @@ def sample(
     return room if trajectory else images
 
 
+def _together(model, n):
+    """How many samples are drawn at once: a chunk, or as many as a device has room for.
+
+    Raises TinyDDPMError where it has none for one. A step of the finest level takes its maps, and a
+    convolution's patches.
+    """
+    ops, net, most = model.ops, model.net, min(CHUNK, math.ceil(n / model.ops.shards))
+    if (free := ops.free_bytes()) is None:
+        return most
+    patches = 2 * 9 * net.base * math.prod(model.shape[:-1]) if isinstance(net, UNet) else 0
+    one = 4 * (_maps(net, model.shape) + patches)
+    if one > free:
+        raise TinyDDPMError(
+            f"the GPU's memory does not hold a step of one sample, which takes {memory.size(one)}: "
+            f"{memory.size(free)} are free"
+        )
+    if one * most > free:
+        _say_together(most, free // one)
+    return min(most, free // one)
+
+
+def _say_together(most, fewer):
+    print(
+        f"tinyddpm: the GPU's memory does not hold {most} samples together: "
+        f"they are drawn {fewer} at a time",
+        file=sys.stderr,
+    )
+
+
 def _fitting(drawn, first, last):
     """A chunk, in halves where the device does not hold it: the samples are the same."""
     try:
@@ -123,11 +152,7 @@ def _fitting(drawn, first, last):
         if last - first == 1:
             raise TinyDDPMError("the GPU's memory does not hold a step of one sample") from None
     middle = (first + last) // 2
-    print(
-        f"tinyddpm: the GPU's memory does not hold {last - first} samples together: "
-        f"they are drawn {last - middle} at a time",
-        file=sys.stderr,
-    )
+    _say_together(last - first, last - middle)
     (x0, xs), (y0, ys) = _fitting(drawn, first, middle), _fitting(drawn, middle, last)
     return np.concatenate([x0, y0]), np.concatenate([xs, ys], axis=1)
 
@@ -150,16 +175,20 @@ def _keep(chunks, team, images, frames):
 Model.sample = sample
 
 
-def _room(model, n, frames, at_once):
-    """The arrays that samples and frames go to. Raises InputError where memory lacks.
+def _maps(net, shape):
+    """How many numbers a network takes for one sample at least.
 
-    The network takes at least what a block of its finest level does: what goes in and out of it,
-    and the skip connections so far.
+    What goes in and out of a block of its finest level, and the skip connections so far.
     """
-    shape, net = (n, *model.shape), model.net
-    size = 4 * math.prod(shape)
-    maps = net.base * (net.blocks + 3) if isinstance(net, UNet) else 2 * net.hidden
-    layers = 4 * at_once * math.prod(model.shape[:-1]) * maps
+    return math.prod(shape[:-1]) * (
+        net.base * (net.blocks + 3) if isinstance(net, UNet) else 2 * net.hidden
+    )
+
+
+def _room(model, n, frames, at_once):
+    """The arrays that samples and frames go to. Raises InputError where memory lacks."""
+    shape = (n, *model.shape)
+    size, layers = 4 * math.prod(shape), 4 * at_once * _maps(model.net, model.shape)
     parts = {"the samples": size, "the trajectory": frames * size, "the network's layers": layers}
     memory.check("sampling", parts)
     return np.empty(shape, np.float32), np.empty((frames, *shape), np.float32)
