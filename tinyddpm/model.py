@@ -190,17 +190,24 @@ class Model:
 
     def _vjp(self, xt, t, u, label):
         a_xt, a_prediction = eps_weights(self.schedule, t, self.target)
+        numbers = StepNumbers(Clock(0, 0, 0), (int(t),))
+        known = () if label is None else (label,)
+        prediction, dx = self._repeated(self._gradient)(numbers, xt, u, *known)
+        return a_xt * xt + a_prediction * prediction, a_xt * u + a_prediction * dx
+
+    def _gradient(self, numbers, xt, u, *label):
+        """(prediction, u^T d prediction / d xt), as the network's numbers."""
         xp, x, count = self.ops.xp, xt.astype(self.theta.dtype, copy=False), len(xt)
-        known = params.known_label(xp, label, getattr(self.net, "no_label", True))
-        label = xp.broadcast_to(known, (count,)).copy()
+        no_label, t = getattr(self.net, "no_label", True), numbers.whole[0]
+        known = params.known_label(xp, label[0] if label else None, no_label)
+        label, t = xp.broadcast_to(known, (count,)).copy(), xp.zeros(count, np.int64) + t
         tape = []
-        y = self.net.forward(self.ops, self.p, x, xp.full((count,), t), tape, label=label)
+        y = self.net.forward(self.ops, self.p, x, t, tape, label=label)
         prediction, mix = split_output(y, self.learns_variance)
         dy = u.astype(y.dtype, copy=False)
         dy = dy if mix is None else xp.concatenate([dy, xp.zeros_like(dy)], axis=-1)
         g = params.views(self.net.spec(), xp.zeros_like(self.theta))
-        dx = self.net.backward(self.ops, g, dy, tape)
-        return a_xt * xt + a_prediction * prediction, a_xt * u + a_prediction * dx
+        return prediction, self.net.backward(self.ops, g, dy, tape)
 
     @property
     def xp(self) -> Any:

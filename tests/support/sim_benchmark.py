@@ -134,7 +134,8 @@ def test_all_of_it_but_what_fails(command, faults, tmp_path):
             if fp32:
                 assert abs(sum(found["nodes"][kind].values()) - model["nodes"]) <= 4
         times = found["kernels"]["ms"]
-        assert times["adamw_ema"][1] == 1 and times["product"][1] > 10
+        layers = [n for kind, (_, n) in times.items() if kind.startswith(("product", "dense"))]
+        assert times["adamw_ema"][1] == 1 and sum(layers) > 10
 
 
 def test_a_spent_budget_drops_what_is_left(command):

@@ -62,6 +62,7 @@ SETTINGS = [
     {},
     {"min_snr": 5.0, "target": "v"},
     {"shards": 2},
+    {"shards": 3, "accumulate": 2, "batch": 4},
     {"clip_norm": 0.0, "times": "independent"},
     {"net": LABELLED, "labels": np.arange(12) % 2, "label_dropout": 0.5},
     {"net": td.MLP(dim=2, hidden=4, layers=1, out=4), "vlb": 0.01},
@@ -82,7 +83,8 @@ def test_a_unet_with_dropout_and_attention_is_recorded(fewest, monkeypatch):
     levels = {"mults": (1, 1), "attention": (False, True)} if fewest else {}
     net = replace(UNET, **levels)
     x = random(3, 2, 2, 1).clip(-1, 1)
-    runs = [trainer(backend(way), net, x, batch=1, dropout=0.5) for way in (True, False)]
+    how = {"batch": 1, "dropout": 0.5, "flip": True}
+    runs = [trainer(backend(way), net, x, **how) for way in (True, False)]
     recorded, launched = (steps(run, 3) for run in runs)
     for got, want in zip(recorded, launched):
         assert np.array_equal(got, want)
@@ -183,6 +185,25 @@ def test_every_sampler_gives_the_numbers_of_steps_launched_one_by_one(how):
     assert strict_cuda.Graph.launches > launches
     reference = td.sample(model(td.backend.get("numpy"), net), 2, seed=3, **how)
     assert np.abs(recorded - reference).max() <= 1e-3 * max(1, np.abs(reference).max())
+
+
+@pytest.mark.parametrize("labels", [(), ([1, 0], 0.0), ([1, 0], 2.0)], ids=str)
+def test_the_derivative_of_a_model_is_recorded(labels):
+    """Of a class and guided too; for each t there is one graph, of float64 points as well."""
+    net = LABELLED if labels else POINTS
+    found, launches = [], strict_cuda.Graph.launches
+    for ops in (backend(), backend(recorded=False), td.backend.get("numpy")):
+        trained = model(ops, net, target="v")
+        trained = trained.conditioned(*labels) if labels else trained
+        for kind in (np.float32, np.float64):
+            x, u = (ops.asarray(random(2, 2, seed=i).astype(kind)) for i in (1, 2))
+            found.append([map(ops.to_host, trained.vjp(x, t, u)) for t in (2, 7, 3, 5, 8)])
+    found = [[list(pair) for pair in each] for each in found]
+    assert strict_cuda.Graph.launches == launches + 2 * 3 * (1 + bool(labels and labels[1]))
+    for kind in (0, 1):
+        recorded, launched, reference = (np.array(found[i + kind]) for i in (0, 2, 4))
+        assert np.array_equal(recorded, launched) and recorded.dtype == (np.float32, float)[kind]
+        assert np.abs(recorded - reference).max() <= 1e-4 * np.abs(reference).max()
 
 
 def test_one_recording_serves_every_chunk_class_and_seed(monkeypatch):
