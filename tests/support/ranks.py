@@ -136,7 +136,10 @@ def processes(top):
 def _is_below(number, top):
     """Whether a process was started by `top`, or by one that was."""
     while number > 1 and number != top:
-        stat = pathlib.Path(f"/proc/{number}/stat").read_text()
+        try:
+            stat = pathlib.Path(f"/proc/{number}/stat").read_text()
+        except OSError:  # it has just ended
+            return False
         number = int(stat.rpartition(")")[2].split()[1])
     return number == top
 
