@@ -153,6 +153,7 @@ def work(folder, backend):
     """What each of the processes does: see the top."""
     from tinyddpm import parallel
 
+    parallel.PIECE = 100  # so that these small gradients go in many pieces
     with parallel.join() as everyone:
         world = everyone.comm
         for groups in ROUNDS[world.Get_size()]:
