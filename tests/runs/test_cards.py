@@ -10,10 +10,13 @@ from tinyddpm.kernels.gpu.cupy_ops import CupyOps
 
 from tinyddpm.errors import InputError
 
-CASES = [("cupy", ["points", "images"]), ("cuda", ["points"])]
+CASES = [
+    pytest.param("cuda", ["points"], id="cuda"),
+    pytest.param("cupy", ["points", "images"], id="cupy", marks=pytest.mark.stress),
+]
 
 
-@pytest.mark.parametrize(("backend", "cases"), CASES, ids=["cupy", "cuda"])
+@pytest.mark.parametrize(("backend", "cases"), CASES)
 def test_the_bytes_of_a_run_do_not_depend_on_the_cards(tmp_path, monkeypatch, backend, cases):
     """1, 2 and 3; with `cuda` NCCL's calls are in the recorded step (support/card_ranks.py)."""
     if backend == "cuda":

@@ -57,6 +57,18 @@ def check_waits(team, backend):
     assert strict_nccl.ended[-3:] == [pairs, ["broadcast"] * team.size, ["allGather"]]
 
 
+def check_sampling(folder, team):
+    """Every rank gets the samples that one draws, though their devices drew some of them each."""
+    from tinyddpm.runs import sample
+    from tinyddpm.runs.load import load
+
+    settings, sample.CHUNK = {"n": 7, "seed": 3, "steps": 2}, 2
+    alone = sample.sample(load(folder, "cupy"), **settings)
+    shared = sample.sample(load(folder, "cupy", team=team), team=team, **settings)
+    assert shared.tobytes() == alone.tobytes()
+    assert strict_cuda.state.device == team.rank
+
+
 def work(folder, backend):
     """What each of the processes does: see the top."""
     from tinyddpm import parallel
@@ -72,6 +84,8 @@ def work(folder, backend):
                 ranks.train(name, folder / f"{name}-{team.size}", backend, team)
                 assert strict_cuda.state.device == comm.Get_rank()
         check_waits(team, backend)
+        if backend == "cupy":
+            check_sampling(folder / "points-3", team)
         ranks.train("points", folder / "sum", backend, parallel.Ranks(world, "sum"))
         if everyone.first:
             for name in TRAINED[backend]:
