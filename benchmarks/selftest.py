@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from tinyddpm import backend
-from tinyddpm.nn.ops import Ops
+from tinyddpm.nn.ops import Forget, Ops
 from tinyddpm.runs import progress
 
 from . import accuracy, bench, cases, clock, crossover, loopback, parallel, parts, report, scaling
@@ -133,7 +133,8 @@ def the_parts_of_a_step_sum_to_it():
 
         return method
 
-    names = {"conv2d": 1, "_pad_spread": 2, "groupnorm_silu": 4, "silu": 8, "conv2d_backward": 16}
+    names = {"conv2d": 1, "_pad_spread": 2, "groupnorm_silu": 4, "upsample_conv2d": 8}
+    names["conv2d_backward"] = 16
     kind = type("Slow", (Ops,), {name: slow(name, seconds) for name, seconds in names.items()})
     ledger = parts.Ledger(read=lambda: now[0])
     ops, p = parts.timed(kind(), ledger), SimpleNamespace(w=w, b=w[0, 0, 0])
@@ -142,6 +143,7 @@ def the_parts_of_a_step_sum_to_it():
         tape, g = [], cases.zeros(ops, p)
         y = ops.conv2d(x, p, tape)
         ops.groupnorm_silu(y, SimpleNamespace(w=w[0, 0, 0], b=w[0, 0, 0]), 2, [])
+        ops.upsample_conv2d(x, p, Forget())
         now[0] += 32
         ops.conv2d_backward(y, g, tape)
 
@@ -149,13 +151,18 @@ def the_parts_of_a_step_sum_to_it():
     conv = "3x3 convolution at 4x4"
     assert found["parts"] == {
         f"{conv}, forward": 1e3,
-        "GroupNorm with SiLU, forward": 12e3,
+        "GroupNorm with SiLU, forward": 4e3,
+        "upsampled 3x3 convolution at 8x8, forward": 9e3,
         f"{conv}, backward": 16e3,
-        parts.MOVED: 4e3,
+        parts.MOVED: 6e3,
         parts.REST: 32e3,
     }
-    assert found["step_ms"] == sum(found["parts"].values()) == 65e3
-    assert found["rates"] == {f"{conv}, forward": work / 1e9, f"{conv}, backward": work / 8e9}
+    assert found["step_ms"] == sum(found["parts"].values()) == 68e3
+    assert found["rates"] == {
+        f"{conv}, forward": work / 1e9,
+        "upsampled 3x3 convolution at 8x8, forward": 4 * work / 9e9,
+        f"{conv}, backward": work / 8e9,
+    }
 
 
 def a_reductions_bytes_and_time_are_those_of_its_messages():

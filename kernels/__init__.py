@@ -1,7 +1,8 @@
 """Kernels for CPUs and GPUs, imported as tinyddpm.kernels; `tinyddpm.backend` loads them by name.
 
 cpu/ops.py holds the operations that Numba speeds up on a CPU, over
-- convolution.py, which chooses the kernel for a shape; layout.py, where pixels lie;
+- convolution.py, which chooses the kernel for a shape; layout.py, where pixels lie; prepared.py,
+  weights kept for sampling;
 - direct.py and winograd.py (with winograd_transforms.py), the convolutions; tiles.py, their
   innermost loops;
 - groupnorm.py, GroupNorm for whole vectors of channels, and groupnorm_rows.py for others; silu.py;

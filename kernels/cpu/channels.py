@@ -2,8 +2,8 @@
 
 A channel's numbers (a scale, a sum) stay in a register while its pixels go by. The passes are
 written in LLVM's instructions; formulas are those of their callers, called on `Lanes`. An image is
-given as (flat array, where its first pixel starts, how far apart its rows are); channels are a
-multiple of LANES.
+given as (flat array, where its first pixel starts, how far apart its rows are, and its pixels);
+channels are a multiple of LANES.
 """
 
 from llvmlite import ir
@@ -130,7 +130,7 @@ def _by_columns(e, formula, size, inputs, outputs, tables, sums):
             ]
             whole = e.sums(wide, len(sums))
             e.clear(whole)
-            places = [(e.at(x, start, c), step) for x, start, step in (*inputs, *outputs)]
+            places = [(e.at(x, start, c), *steps) for x, start, *steps in (*inputs, *outputs)]
             _by_rows(e, formula, size, places, known, whole, len(inputs))
             for v, totals in enumerate(whole):
                 for total, out in zip(totals, sums):
@@ -139,13 +139,13 @@ def _by_columns(e, formula, size, inputs, outputs, tables, sums):
 
 def _by_rows(e, formula, size, places, known, whole, inputs):
     """All pixels of some channels; a row's terms are summed by themselves: short sums lose less."""
-    rows, pixels, channels = size
+    rows, pixels, _ = size
     with cgutils.for_range(e.builder, rows, intp=INT64) as i:
         part = e.sums(len(whole), len(whole[0]))
         e.clear(part)
-        starts = [e.at(place, e.mul(i.index, step)) for place, step in places]
+        starts = [(e.at(place, e.mul(i.index, row)), step) for place, row, step in places]
         with cgutils.for_range(e.builder, pixels, intp=INT64) as j:
-            here = [e.at(start, e.mul(j.index, channels)) for start in starts]
+            here = [e.at(start, e.mul(j.index, step)) for start, step in starts]
             for v, totals in enumerate(part):
                 at = [e.at(pixel, v * LANES) for pixel in here]
                 values = [Lanes(e.builder, e.load(a)) for a in at[:inputs]]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import direct, winograd
-from .layout import offsets, pixels, storage
+from .layout import offsets
 from .tiles import DIRECT_WIDE, LANES, WINOGRAD_WIDE
 
 # Winograd is taken where its products, 4 for each pixel of whole tiles, are fewer than so many for
@@ -46,13 +46,12 @@ def correlate(x, weights, bias, y, shift=None, onto=None):
         bias: (O,), or None for zeros.
         y: Pixels to be written, as many as x has.
         shift: (B or 1, O), added at every pixel, or None.
-        onto: an image like y's pixels, added to them, or None; not together with shift.
+        onto: Pixels that are added to y's, or None; not together with shift.
     """
     k, l, C, O = weights.shape
     bias = np.zeros(O, np.float32) if bias is None else bias
     if onto is not None:
-        base = pixels(*storage(onto), y.grid[1:])
-        base, boff = base.flat, base.offsets
+        base, boff = onto.flat, onto.offsets
     else:
         base = np.zeros((1, O), np.float32) if shift is None else np.ascontiguousarray(shift)
         boff = offsets(y.grid, (O if len(base) > 1 else 0, 0, 0))

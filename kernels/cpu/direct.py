@@ -11,7 +11,15 @@ import math
 import numpy as np
 
 from .jit import kernel
-from .tiles import DIRECT, LANES, correlate_tile, narrow_outer_tile, narrow_tile, outer_tile
+from .tiles import (
+    DIRECT,
+    LANES,
+    correlate_tile,
+    narrow_outer_tile,
+    narrow_tile,
+    outer_tile,
+    transpose_block,
+)
 from .tiles import DIRECT_WIDE as WIDE
 
 CACHE = 1 << 15  # floats of input that stay in a core's second cache: 128 KB
@@ -30,6 +38,8 @@ _outer_full, _outer_four, _outer_one = (outer_tile(m, VECTORS) for m in (PIXELS,
 def pack(w):
     """w (k, l, C, O) -> panels (k l C, WIDE), then (k l C, LANES), the last filled with zeros."""
     k, l, inputs, outputs = w.shape
+    row, column, channel, lane = [stride // 4 for stride in w.strides]
+    squares = inputs % LANES == 0 and channel == 1 and lane != 1
     depth = k * l * inputs
     packed = np.zeros(depth * (outputs + LANES - 1) // LANES * LANES, np.float32)
     o = 0
@@ -38,10 +48,17 @@ def pack(w):
         lanes = min(width, outputs - o)
         for u in range(k):
             for v in range(l):
-                for c in range(inputs):
-                    place = depth * o + ((u * l + v) * inputs + c) * width
-                    for lane in range(lanes):
-                        packed[place + lane] = w[u, v, c, o + lane]
+                place = depth * o + (u * l + v) * inputs * width
+                if squares and lanes == width:
+                    start = u * row + v * column + o * lane
+                    for first in range(0, width, LANES):
+                        for c in range(0, inputs, LANES):
+                            here = start + first * lane + c
+                            transpose_block(w, here, lane, packed, place + c * width + first, width)
+                else:
+                    for c in range(inputs):
+                        for n in range(lanes):
+                            packed[place + c * width + n] = w[u, v, c, o + n]
         o += width
     return packed
 

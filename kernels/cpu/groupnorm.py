@@ -1,16 +1,16 @@
 """GroupNorm on a CPU, with SiLU or without, float32, for whole vectors of channels.
 
-Other numbers of channels are `groupnorm_rows`'s. Every function runs on the calling thread, without
-the interpreter's lock. Images come as (B, H, W C), with a border of so many pixels around those
-that count. Each image first gets, for each channel, the scale and shift that make one multiply-add
-of the normalisation, which is all that a pass over memory has time for.
+Other numbers of channels are `groupnorm_rows`'s. Every kernel runs on the calling thread, without
+the interpreter's lock. Each image first gets, for each channel, the scale and shift that make one
+multiply-add of the normalisation, which is all that a pass over memory has time for.
 """
 
 import numpy as np
 
 from . import groupnorm_rows as by_rows
 from .channels import image_pass
-from .jit import kernel
+from .jit import inline, kernel
+from .layout import places, storage
 from .silu import VECTORS
 from .tiles import LANES
 
@@ -51,61 +51,75 @@ def _slopes(d, x, scale, shift, product):
     return (d * scale + shift - x * product,)
 
 
-@kernel
-def _image(flat, x, n, border, channels):
-    """Image n of x, for a pass: the flat array, where the first pixel starts, a row's length."""
-    return flat, (n * x.shape[1] + border) * x.shape[2] + border * channels, x.shape[2]
+@image_pass
+def _slopes_and(d, x, one, scale, shift, product):
+    return (d * scale + shift - x * product + one,)
+
+
+@image_pass
+def _slopes_and_both(d, x, one, two, scale, shift, product):
+    return (d * scale + shift - x * product + one + two,)
+
+
+@inline
+def _image(flat, steps, k, n):
+    """Image n of the k-th of some `places`, for a pass."""
+    k *= 4
+    return flat, steps[k] + n * steps[k + 1], steps[k + 2], steps[k + 3]
+
+
+def pixel_sums(x, total):
+    """total (B, C) = the sum of the images x, (B, H, W, C) float32, over their pixels."""
+    if x.shape[3] % LANES:
+        data, border = storage(x)
+        by_rows.pixel_sums(_rows(data), border, x.shape[3], total)
+    else:
+        _pixel_sums(*places(x), x.shape[1], x.shape[2], total)
 
 
 @kernel
-def pixel_sums(x, border, channels, total):
-    """total (B, C) = the sum of x over its pixels.
-
-    Args:
-        x: (B, H, W C).
-        border: of x, in pixels.
-        channels: C.
-        total: (B, C), filled.
-    """
-    if channels % LANES:
-        by_rows.pixel_sums(x, border, channels, total)
-        return
-    flat = x.reshape(-1)
-    size = x.shape[1] - 2 * border, x.shape[2] // channels - 2 * border, channels
-    for n in range(len(x)):
-        _sums(size, (_image(flat, x, n, border, channels),), (), (), (total[n],))
+def _pixel_sums(x, steps, H, W, total):
+    size = H, W, total.shape[1]
+    for n in range(len(total)):
+        _sums(size, (_image(x, steps, 0, n),), (), (), (total[n],))
 
 
-@kernel
-def groupnorm(x, xb, w, b, groups, tol, activate, y, yb, mean, inv):
+def forward(x, p, groups, tol, activate, y):
     """y = w (x - mean) inv + b (Wu18 eq. 1), or its SiLU.
 
-    The variance takes a second pass over an image that is still in cache: one pass would lose
-    digits.
-
     Args:
-        x, y: (B, H, W C); y is filled.
-        xb, yb: the borders of x and y, in pixels.
-        w, b: (C,).
+        x, y: (B, H, W, C), float32; y is filled.
+        p: p.w and p.b, (C,).
         groups: how many, a divisor of C.
-        tol: added to the variance, float32.
+        tol: added to the variance.
         activate: whether SiLU follows.
-        mean, inv: (B, C), filled with the groups' mean and 1 / sqrt(var + tol).
+
+    Returns:
+        The groups' mean and 1 / sqrt(var + tol), (B, C) each.
     """
-    C = len(w)
+    B, H, W, C = x.shape
+    mean, inv = np.empty((2, B, C), np.float32)
+    settings = p.w, p.b, groups, np.float32(tol), activate
     if C % LANES:
-        by_rows.groupnorm(x, xb, w, b, groups, tol, activate, y, yb, mean, inv)
-        return
-    xf, yf = x.reshape(-1), y.reshape(-1)
-    size = x.shape[1] - 2 * xb, x.shape[2] // C - 2 * xb, C
-    pixels = size[0] * size[1]
+        (data, border), (out, out_border) = storage(x), storage(y)
+        by_rows.groupnorm(_rows(data), border, *settings, _rows(out), out_border, mean, inv)
+    else:
+        _forward(*places(x, y), H, W, *settings, mean, inv)
+    return mean, inv
+
+
+@kernel
+def _forward(x, y, steps, H, W, w, b, groups, tol, activate, mean, inv):
+    """`forward`; x, y, steps: `places`. The variance takes a second pass: one would lose digits."""
+    C = len(w)
+    size = H, W, C
     scale, shift = np.empty(C, np.float32), np.empty(C, np.float32)
-    for n in range(len(x)):
-        inputs, outputs = (_image(xf, x, n, xb, C),), (_image(yf, y, n, yb, C),)
+    for n in range(len(mean)):
+        inputs, outputs = (_image(x, steps, 0, n),), (_image(y, steps, 1, n),)
         _sums(size, inputs, (), (), (shift,))
-        by_rows.group_means(shift, C, groups, pixels)
+        by_rows.group_means(shift, C, groups, H * W)
         _squares(size, inputs, (), (shift,), (scale,))
-        by_rows.group_means(scale, C, groups, pixels)
+        by_rows.group_means(scale, C, groups, H * W)
         by_rows.forward_tables(shift, scale, w, b, tol, mean, inv, n)
         if activate:
             _activated(size, inputs, outputs, (scale, shift), ())
@@ -113,32 +127,40 @@ def groupnorm(x, xb, w, b, groups, tol, activate, y, yb, mean, inv):
             _normalised(size, inputs, outputs, (scale, shift), ())
 
 
-@kernel
-def groupnorm_backward(dy, db, x, xb, w, b, groups, activate, mean, inv, dx, ob, gw, gb):
-    """dx = inv (dn - mean(dn) - n mean(dn n)) with n = (x - mean) inv, dn = w dy.
+def backward(dy, x, kept, g, dx, onto=()):
+    """dx = inv (dn - mean(dn) - n mean(dn n)) with n = (x - mean) inv, dn = w dy, and onto.
 
     Args:
-        dy, x, dx: (B, H, W C); dx is filled.
-        db, xb, ob: the borders of dy, x and dx, in pixels.
-        w, b, groups, activate, mean, inv: as `groupnorm`'s; where SiLU followed, its backward
-            comes first.
-        gw, gb: (C,), to which dw and db are added.
+        dy, x, dx: (B, H, W, C), float32; dx is filled.
+        kept: w, b, groups, activate, as `forward` took them, and mean and inv, as it gave them;
+            where SiLU followed, its backward comes first.
+        g: g.w and g.b, (C,), to which dw and db are added.
+        onto: images like dx, added to it.
     """
-    C = len(w)
+    _, H, W, C = x.shape
     if C % LANES:
-        by_rows.groupnorm_backward(dy, db, x, xb, w, b, groups, activate, mean, inv, dx, ob, gw, gb)
-        return
-    df, xf, of = dy.reshape(-1), x.reshape(-1), dx.reshape(-1)
-    size = x.shape[1] - 2 * xb, x.shape[2] // C - 2 * xb, C
-    pixels = size[0] * size[1]
+        (slopes, db), (data, xb), (out, ob) = storage(dy), storage(x), storage(dx)
+        arrays = _rows(slopes), db, _rows(data), xb
+        by_rows.groupnorm_backward(*arrays, *kept, _rows(out), ob, g.w, g.b)
+        added = 0
+    else:
+        added = min(len(onto), 2)
+        given = places(dy, x, dx, *(*onto, x, x)[:2])
+        _backward(*given, added, H, W, *kept, g.w, g.b)
+    for each in onto[added:]:
+        dx += each
+
+
+@kernel
+def _backward(dy, x, dx, one, two, steps, added, H, W, w, b, groups, activate, mean, inv, gw, gb):
+    """`backward`; dy, x, dx, one, two, steps: `places`, of which `added` of the last two count."""
+    C = len(w)
+    size = H, W, C
     scale, shift, centre = np.empty(C, np.float32), np.empty(C, np.float32), np.empty(C, np.float32)
     total, product, root = np.empty(C, np.float32), np.empty(C, np.float32), np.empty(C, np.float32)
-    for n in range(len(x)):
-        d, image, out = (
-            _image(df, dy, n, db, C),
-            _image(xf, x, n, xb, C),
-            _image(of, dx, n, ob, C),
-        )
+    for n in range(len(mean)):
+        d, image = _image(dy, steps, 0, n), _image(x, steps, 1, n)
+        out = _image(dx, steps, 2, n)
         by_rows.image_tables(mean, inv, n, w, b, centre, root, scale, shift)
         if activate:
             tables = scale, shift, centre
@@ -146,5 +168,17 @@ def groupnorm_backward(dy, db, x, xb, w, b, groups, activate, mean, inv, dx, ob,
             d = out
         else:
             _plain_sums(size, (d, image), (), (centre,), (total, product))
-        by_rows.backward_tables(centre, root, w, groups, pixels, shift, total, product, gw, gb)
-        _slopes(size, (d, image), (out,), (scale, shift, product), ())
+        by_rows.backward_tables(centre, root, w, groups, H * W, shift, total, product, gw, gb)
+        tables = scale, shift, product
+        if added == 0:
+            _slopes(size, (d, image), (out,), tables, ())
+        elif added == 1:
+            _slopes_and(size, (d, image, _image(one, steps, 3, n)), (out,), tables, ())
+        else:
+            also = _image(one, steps, 3, n), _image(two, steps, 4, n)
+            _slopes_and_both(size, (d, image, *also), (out,), tables, ())
+
+
+def _rows(data):
+    """(B, H, W, C) -> (B, H, W C)."""
+    return data.reshape(*data.shape[:2], -1)

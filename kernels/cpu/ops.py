@@ -12,21 +12,20 @@ from tinyddpm.nn.ops import Forget, Ops
 
 from . import direct, fused_steps, groupnorm, silu
 from .convolution import DOWN, UP, correlate, mix, outer, prepare, turned
-from .layout import frame_of, framed, offsets, pixels, storage
+from .layout import Pixels, framed, in_frame, offsets, pixels
+from .prepared import Prepared
 from .tiles import LANES, TILES
 
 # the convolutions that kernels take, (k, stride): pads
 KERNELS = {(3, 1): [(1, 1)], (3, 2): [(0, 0), (0, 1), (1, 0), (1, 1)], (1, 1): [(0, 0)]}
 PARITIES = [(0, 0), (0, 1), (1, 0), (1, 1)]
 MOST_TIMES = 1 << 14  # up to so many times t are embedded once and for all
-MOST_KEPT = 512  # layers whose weights are kept laid out for sampling
 
 
 class _Convolved(NamedTuple):
     """What conv2d_backward needs."""
 
-    frame: np.ndarray  # holds the input
-    border: int  # of the frame
+    patches: Pixels  # at which the input's patches start
     w: np.ndarray
     stride: int
     before: int  # the zeros before each axis
@@ -36,22 +35,20 @@ class _Convolved(NamedTuple):
 class _Doubled(NamedTuple):
     """What upsample_conv2d_backward needs."""
 
-    frame: np.ndarray  # holds the input
+    x: np.ndarray  # the input, in a frame
     w: np.ndarray
-    shape: tuple  # of the input
 
 
 class _Normalised(NamedTuple):
     """What the backward of a normalisation needs."""
 
-    data: np.ndarray  # holds the input
-    border: int  # of data
-    mean: np.ndarray  # (B, C)
-    inv: np.ndarray  # (B, C), 1 / sqrt(var + tol)
+    x: np.ndarray  # the input, as images
     w: np.ndarray
     b: np.ndarray
     groups: int
-    shape: tuple  # of the input, as images
+    activate: bool  # whether SiLU followed
+    mean: np.ndarray  # (B, C)
+    inv: np.ndarray  # (B, C), 1 / sqrt(var + tol)
 
 
 class NumbaOps(Ops):
@@ -66,89 +63,93 @@ class NumbaOps(Ops):
 
     def __init__(self, tiles=True):
         self.tiles = tiles
-        self._prepared = {}
+        self._prepared = Prepared()
 
     # Convolution.
 
     def conv2d(self, x, p, tape, stride=1, pad=(1, 1), shift=None, onto=None):
         """Ops.conv2d, which reads x in a frame of zeros."""
-        k, _, _, O = p.w.shape
+        k, O = len(p.w), p.w.shape[3]
         if not self._takes(x) or tuple(pad) not in KERNELS.get((k, stride), ()):
             return super().conv2d(x, p, tape, stride, pad, shift, onto)
-        frame, border = (self._framed(x), 1) if k == 3 else storage(x)
         size = tuple((n + sum(pad) - k) // stride + 1 for n in x.shape[1:3])
-        grid = (len(x), *size)
-        y = np.empty((*grid, O), np.float32)
-        tape.append(_Convolved(frame, border, p.w, stride, pad[0], x.shape))
+        shape = (len(x), *size, O)
+        y = np.empty(shape, np.float32)
+        patches = pixels(self._framed(x, k), size, stride, (-pad[0], -pad[0]))
+        tape.append(_Convolved(patches, p.w, stride, pad[0], x.shape))
 
         def make(w):
-            return self._prepare(w, grid if stride == 1 else None)
+            return self._prepare(w, patches.grid if stride == 1 else None)
 
-        patches = pixels(frame, border, size, stride, (-pad[0], -pad[0]))
         weights = self._weights(p.w, tape, make, size)
-        correlate(patches, weights, p.b, pixels(y, 0, size), shift, onto)
+        base = None if onto is None else pixels(onto, size)
+        correlate(patches, weights, p.b, pixels(y, size), shift, base)
         return y
 
-    def conv2d_backward(self, dy, g, tape):
+    def conv2d_backward(self, dy, g, tape, *onto):
         """dw, db and dx; at stride 2, dx is a convolution for each parity of rows and columns."""
         if not isinstance(tape[-1], _Convolved):
-            return super().conv2d_backward(dy, g, tape)
-        frame, border, w, stride, before, shape = tape.pop()
+            return super().conv2d_backward(dy, g, tape, *onto)
+        patches, w, stride, before, shape = tape.pop()
         B, H, W, _ = shape
-        size, three = dy.shape[1:3], len(w) == 3
-        slopes, slope_border = (self._framed(dy), 1) if three else storage(dy)
-        patches = pixels(frame, border, size, stride, (-before, -before))
-        plain = three and stride == 1
-        outer(patches, pixels(slopes, slope_border, size), g.w, g.b, plain)
-        dx = np.empty(shape, np.float32)
+        dy = self._framed(dy, len(w))
+        outer(patches, pixels(dy, dy.shape[1:3]), g.w, g.b, len(w) == 3 and stride == 1)
+        # at stride 2 it is the gradient of a block's end, whose backward reads patches
+        dx = np.empty(shape, np.float32) if stride == 1 else framed(shape)
         for a in range(min(stride, H)):
             for b in range(min(stride, W)):
                 part = -((a - H) // stride), -((b - W) // stride)
                 kernel, first = turned(w, before, stride, a, b)
-                correlate(
-                    pixels(slopes, slope_border, part, 1, first),
-                    self._prepare(kernel, (B, *part)),
-                    None,
-                    pixels(dx, 0, part, stride, (a, b)),
-                )
-        return dx
+                weights = self._prepare(kernel, (B, *part))
+                base = pixels(onto[0], part, stride, (a, b)) if onto else None
+                out = pixels(dx, part, stride, (a, b))
+                correlate(pixels(dy, part, 1, first), weights, None, out, onto=base)
+        return self.added(dx, *onto[1:])
 
     def upsample_conv2d(self, x, p, tape):
         """conv2d(upsample(x)): 2 x 2 pixels of x for each parity, 16 products instead of 36."""
         if not self._takes(x):
             return super().upsample_conv2d(x, p, tape)
-        frame, (B, H, W, _) = self._framed(x), x.shape
+        x, (B, H, W, _) = self._framed(x), x.shape
         y = np.empty((B, 2 * H, 2 * W, p.w.shape[3]), np.float32)
-        tape.append(_Doubled(frame, p.w, x.shape))
+        tape.append(_Doubled(x, p.w))
 
         def make(w):
             return [self._prepare(mix(UP[a], UP[b], w)) for a, b in PARITIES]
 
         kernels = self._weights(p.w, tape, make, "upsample")
         for (a, b), weights in zip(PARITIES, kernels):
-            patches = pixels(frame, 1, (H, W), 1, (a - 1, b - 1))
-            correlate(patches, weights, p.b, pixels(y, 0, (H, W), 2, (a, b)))
+            patches = pixels(x, (H, W), 1, (a - 1, b - 1))
+            correlate(patches, weights, p.b, pixels(y, (H, W), 2, (a, b)))
         return y
 
     def upsample_conv2d_backward(self, dy, g, tape):
         """dw and dx from the 4 x 4 pixels of dy that each pixel of x reaches."""
         if not isinstance(tape[-1], _Doubled):
             return super().upsample_conv2d_backward(dy, g, tape)
-        frame, w, shape = tape.pop()
-        B, H, W, C = shape
-        reach = pixels(self._framed(dy), 1, (H, W), 2, (-1, -1))
-        dw, dx = np.zeros((4, 4, w.shape[3], C), np.float32), np.empty(shape, np.float32)
-        outer(reach, pixels(frame, 1, (H, W)), dw, np.zeros(C, np.float32))
+        x, w = tape.pop()
+        size, C = x.shape[1:3], x.shape[3]
+        reach = pixels(self._framed(dy), size, 2, (-1, -1))
+        dw, dx = np.zeros((4, 4, w.shape[3], C), np.float32), framed(x.shape)
+        outer(reach, pixels(x, size), dw, np.zeros(C, np.float32))
         g.w += mix(DOWN.T, DOWN.T, dw).swapaxes(2, 3)
         g.b += self.pixel_sum(dy).sum(axis=0)
         kernel = self._prepare(mix(DOWN, DOWN, w).swapaxes(2, 3))
-        correlate(reach, kernel, None, pixels(dx, 0, (H, W)))
+        correlate(reach, kernel, None, pixels(dx, size))
         return dx
+
+    def concat_backward(self, dy, tape):
+        """da, whose convolution reads it by patches, in a frame; db where it is."""
+        if dy.dtype != np.float32 or dy.ndim != 4:
+            return super().concat_backward(dy, tape)
+        n = tape.pop()
+        return self._framed(dy[..., :n]), dy[..., n:]
 
     # Apart, so that a measurement can tell what only moves numbers.
 
-    def _framed(self, x):
-        return frame_of(x)
+    def _framed(self, x, k=3):
+        """x as a k x k convolution reads it: in a frame, if k is 3."""
+        return in_frame(x) if k == 3 else x
 
     def _prepare(self, w, grid=None):
         return prepare(w, grid)
@@ -157,16 +158,10 @@ class NumbaOps(Ops):
         return self.tiles and x.dtype == np.float32
 
     def _weights(self, w, tape, make, kind):
-        """make(w), kept where no backward comes, until w's numbers change; kind: what it is for."""
+        """make(w), kept where no backward comes; kind: what it is for."""
         if not isinstance(tape, Forget):
             return make(w)
-        key = w.__array_interface__["data"][0], w.shape, kind
-        kept = self._prepared.get(key)
-        if kept is None or not np.array_equal(kept[0], w):
-            if len(self._prepared) >= MOST_KEPT:
-                self._prepared.clear()
-            kept = self._prepared[key] = w.copy(), make(w)
-        return kept[1]
+        return self._prepared.find(w, kind, make, tape.begun)
 
     # Linear layers of many short samples as one product.
 
@@ -200,36 +195,29 @@ class NumbaOps(Ops):
             return super().groupnorm_silu(x, p, groups, tape, tol)
         return self._normalise(x, p, groups, tape, tol, True)
 
-    def groupnorm_backward(self, dy, g, tape):
+    def groupnorm_backward(self, dy, g, tape, *onto):
         """dx, dw, db in two passes over each image."""
         if dy.dtype != np.float32:
-            return super().groupnorm_backward(dy, g, tape)
-        return self._normalise_backward(dy, g, tape, False)
+            return super().groupnorm_backward(dy, g, tape, *onto)
+        return self._normalise_backward(dy, g, tape, onto)
 
-    def groupnorm_silu_backward(self, dy, g, tape):
+    def groupnorm_silu_backward(self, dy, g, tape, *onto):
         """SiLU's backward and GroupNorm's at once; SiLU's input is computed again, not kept."""
         if dy.dtype != np.float32:
-            return super().groupnorm_silu_backward(dy, g, tape)
-        return self._normalise_backward(dy, g, tape, True)
+            return super().groupnorm_silu_backward(dy, g, tape, *onto)
+        return self._normalise_backward(dy, g, tape, onto)
 
     def _normalise(self, x, p, groups, tape, tol, activate):
-        data, border = storage(_images(x))
         y = framed(x.shape) if activate and x.ndim == 4 else np.empty(x.shape, np.float32)
-        out, out_border = storage(_images(y))
-        mean, inv = np.empty((2, len(x), x.shape[-1]), np.float32)
-        settings = p.w, p.b, groups, np.float32(tol), activate
-        groupnorm.groupnorm(_rows(data), border, *settings, _rows(out), out_border, mean, inv)
-        tape.append(_Normalised(data, border, mean, inv, p.w, p.b, groups, _images(x).shape))
+        mean, inv = groupnorm.forward(_images(x), p, groups, tol, activate, _images(y))
+        tape.append(_Normalised(_images(x), p.w, p.b, groups, activate, mean, inv))
         return y
 
-    def _normalise_backward(self, dy, g, tape, activate):
-        data, border, mean, inv, w, b, groups, shape = tape.pop()
-        slopes, slope_border = storage(dy if dy.ndim == 4 else dy.reshape(shape))
+    def _normalise_backward(self, dy, g, tape, onto):
+        x, *kept = tape.pop()
         dx = framed(dy.shape) if dy.ndim == 4 else np.empty(dy.shape, np.float32)
-        out, out_border = storage(dx if dx.ndim == 4 else dx.reshape(shape))
-        inputs = _rows(slopes), slope_border, _rows(data), border
-        settings = w, b, groups, activate, mean, inv
-        groupnorm.groupnorm_backward(*inputs, *settings, _rows(out), out_border, g.w, g.b)
+        slopes, out, *onto = (_images(each) for each in (dy, dx, *onto))
+        groupnorm.backward(slopes, x, tuple(kept), g, out, onto)
         return dx
 
     # The diffusion's and the optimiser's steps.
@@ -304,20 +292,14 @@ class NumbaOps(Ops):
         """Ops.pixel_sum; images may lie in a frame."""
         if x.dtype != np.float32:
             return super().pixel_sum(x)
-        data, border = storage(_images(x))
         total = np.empty((len(x), x.shape[-1]), np.float32)
-        groupnorm.pixel_sums(_rows(data), border, x.shape[-1], total)
+        groupnorm.pixel_sums(_images(x), total)
         return total
 
 
 def _images(x):
     """x itself if it is (B, H, W, C), otherwise its pixels as one row of an image."""
     return x if x.ndim == 4 else x.reshape(len(x), 1, -1, x.shape[-1])
-
-
-def _rows(data):
-    """(B, H, W, C) -> (B, H, W C)."""
-    return data.reshape(*data.shape[:2], -1)
 
 
 @lru_cache(maxsize=8)

@@ -164,13 +164,22 @@ class Emitter:
         )
         return self.builder.shuffle_vector(one, nothing, self.lane)
 
-    def gather(self, pointer, step):
-        """The numbers at an address and so many steps behind it, as a vector."""
-        vector = ir.Constant(VECTOR, ir.Undefined)
-        for lane in range(LANES):
-            number = self.builder.load(self.at(pointer, self.mul(step, lane)))
-            vector = self.builder.insert_element(vector, number, ir.Constant(INT32, lane))
-        return vector
+    def transpose(self, vectors):
+        """LANES vectors as the columns of a square; its rows: halves of pairs change places."""
+        rows, distance = list(vectors), 1
+        while distance < LANES:
+            for i in (i for i in range(LANES) if not i & distance):
+                pair = rows[i], rows[i + distance]
+                for offset in (0, distance):
+                    taken = [
+                        j + offset if not j & distance else LANES + j - distance + offset
+                        for j in range(LANES)
+                    ]
+                    rows[i + offset] = self.builder.shuffle_vector(
+                        *pair, ir.Constant(ir.VectorType(INT32, LANES), taken)
+                    )
+            distance *= 2
+        return rows
 
     def sum_lanes(self, vector):
         """The sum of a vector's lanes, in whatever order is fastest."""
@@ -197,6 +206,21 @@ class Emitter:
             for vector, each in zip(columns, row):
                 total = self.builder.call(self.fma, [value, vector, self.builder.load(each)])
                 self.builder.store(total, each)
+
+
+@intrinsic
+def transpose_block(typing, x, x0, step, out, o0, out_step):
+    """out[o0 + i out_step + j] = x[x0 + j step + i] for i, j < LANES."""
+
+    def generate(context, builder, signature, args):
+        e = Emitter(context, builder, signature, args)
+        x, x0, step, out, o0, out_step = e.args
+        columns = [e.load(e.at(x, x0, e.mul(step, j))) for j in range(LANES)]
+        for i, row in enumerate(e.transpose(columns)):
+            e.store(row, e.at(out, o0, e.mul(out_step, i)))
+        return context.get_dummy_value()
+
+    return types.void(x, x0, step, out, o0, out_step), generate
 
 
 def correlate_tile(pixels, columns):

@@ -30,6 +30,7 @@ __all__ = ["corners", "correlate", "outer", "transform_weights"]
 
 SKEW = 16  # floats that keep the sixteen parts off the same cache sets
 SPACE = 4608  # tiles of a group times their channels, in and out: 288 KB in all
+LEAST = 64  # tiles of a group, whatever they take: for each group all weights are read again
 
 VECTORS, PIXELS = WINOGRAD
 _wide_tile, _slim_tile = product_tile(PIXELS, VECTORS), product_tile(PIXELS, 1)
@@ -49,6 +50,12 @@ def corners(shape):
 
 
 @kernel
+def _group(tiles, channels):
+    """How many tiles go together, a multiple of PIXELS."""
+    return -(-min(tiles, max(LEAST, SPACE // channels)) // PIXELS) * PIXELS
+
+
+@kernel
 def correlate(x, xoff, xrow, corner, inputs, w, bias, base, boff, y, yoff):
     """y = bias + base + 3 x 3 patches w, as `direct.correlate`, by tiles.
 
@@ -59,9 +66,11 @@ def correlate(x, xoff, xrow, corner, inputs, w, bias, base, boff, y, yoff):
         w: the weights, as `transform_weights` lays them out.
     """
     outputs = len(bias)
-    group = max(1, SPACE // (inputs + outputs) // PIXELS) * PIXELS
+    group = _group(len(corner), inputs + outputs)
     vstep, mstep = group * inputs + SKEW, group * outputs + SKEW
-    v, m = np.zeros(16 * vstep, np.float32), np.empty(16 * mstep, np.float32)
+    v, m = np.empty(16 * vstep, np.float32), np.empty(16 * mstep, np.float32)
+    if len(corner) % PIXELS:  # the last products read a few tiles that there are not
+        v[:] = 0
     for first in range(0, len(corner), group):
         count = min(group, len(corner) - first)
         _transform_inputs(x, xoff, xrow, inputs, corner, first, count, v, vstep)
@@ -113,7 +122,7 @@ def outer(x, xoff, xrow, corner, inputs, dy, doff, drow, dw, db):
     """
     outputs = len(db)
     part = np.zeros(16 * inputs * outputs, np.float32)
-    group = max(1, SPACE // (inputs + outputs) // PIXELS) * PIXELS
+    group = _group(len(corner), inputs + outputs)
     vstep, zstep = group * inputs + SKEW, group * outputs + SKEW
     v, z = np.empty(16 * vstep, np.float32), np.empty(16 * zstep, np.float32)
     voff = (np.arange(group) * inputs).astype(np.int32)

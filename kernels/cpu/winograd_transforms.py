@@ -11,7 +11,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .jit import kernel
-from .tiles import INT64, LANES, VECTOR, Emitter
+from .tiles import INT64, LANES, VECTOR, Emitter, transpose_block
 from .tiles import WINOGRAD_WIDE as WIDE
 
 HALF = np.float32(0.5)
@@ -113,64 +113,70 @@ def transform_slope(typing, dy, d0, drow, outputs, out, o0, panel, step):
     return types.void(dy, d0, drow, outputs, out, o0, panel, step), generate
 
 
-def _weights_transform(contiguous):
-    """An intrinsic: G w G^T of a vector of output channels, whose weights may lie side by side.
+@intrinsic
+def _transform_vector(typing, w, start, row, column, out, o0, step):
+    """G w G^T of a vector of output channels.
 
     out[o0 + (4 u + v) step + :] = (G w G^T)[u, v]; w's rows are `row` apart from `start` on, its
-    columns `column` and its output channels `lane`, which is 1 where they are contiguous.
+    columns `column`.
     """
 
-    @intrinsic
-    def transform(typing, w, start, row, column, lane, out, o0, step):
-        def generate(context, builder, signature, args):
-            e = Emitter(context, builder, signature, args)
-            w, start, row, column, lane, out, o0, step = e.args
-            half = ir.Constant(VECTOR, [0.5] * LANES)
+    def generate(context, builder, signature, args):
+        e = Emitter(context, builder, signature, args)
+        w, start, row, column, out, o0, step = e.args
+        half = ir.Constant(VECTOR, [0.5] * LANES)
 
-            def mix(a, b, c):
-                plus, minus = (
-                    builder.fadd(builder.fadd(a, b), c),
-                    builder.fadd(builder.fsub(a, b), c),
-                )
-                return a, builder.fmul(half, plus), builder.fmul(half, minus), c
+        def mix(a, b, c):
+            plus, minus = (builder.fadd(builder.fadd(a, b), c), builder.fadd(builder.fsub(a, b), c))
+            return a, builder.fmul(half, plus), builder.fmul(half, minus), c
 
-            def load(u, v):
-                place = e.at(w, start, e.mul(row, u), e.mul(column, v))
-                return e.load(place) if contiguous else e.gather(place, lane)
+        def load(u, v):
+            return e.load(e.at(w, start, e.mul(row, u), e.mul(column, v)))
 
-            columns = [mix(*(load(u, v) for u in range(3))) for v in range(3)]
-            for u, three in enumerate(zip(*columns)):
-                for v, value in enumerate(mix(*three)):
-                    e.store(value, e.at(out, o0, e.mul(step, 4 * u + v)))
-            return context.get_dummy_value()
+        columns = [mix(*(load(u, v) for u in range(3))) for v in range(3)]
+        for u, three in enumerate(zip(*columns)):
+            for v, value in enumerate(mix(*three)):
+                e.store(value, e.at(out, o0, e.mul(step, 4 * u + v)))
+        return context.get_dummy_value()
 
-        return types.void(w, start, row, column, lane, out, o0, step), generate
-
-    return transform
+    return types.void(w, start, row, column, out, o0, step), generate
 
 
-_transform_contiguous, _transform_strided = _weights_transform(True), _weights_transform(False)
+def transform_weights(w):
+    """w (3, 3, C, O), of any strides -> G w G^T, packed as `direct.pack` packs (4, 4, C, O)."""
+    lengths = [stride // 4 for stride in w.strides]
+    if 1 not in lengths[2:]:
+        w = np.ascontiguousarray(w)
+    return _transform_weights(w)
 
 
 @kernel
-def transform_weights(w):
-    """w (3, 3, C, O), of any strides -> G w G^T, packed as `direct.pack` packs (4, 4, C, O)."""
+def _transform_weights(w):
+    """Output channels lie side by side, or input channels, which are then turned in squares."""
     inputs, outputs = w.shape[2], w.shape[3]
     row, column, channel, lane = [stride // 4 for stride in w.strides]
-    packed = np.empty(16 * inputs * outputs, np.float32)
+    packed, square = np.empty(16 * inputs * outputs, np.float32), LANES * LANES
+    turned = np.empty(9 * square, np.float32)
     o = 0
     while o < outputs:
         width = WIDE if o + WIDE <= outputs else LANES
         step = width * inputs
         for first in range(0, width, LANES):
             start, place = (o + first) * lane, 16 * o * inputs + first
-            for _ in range(inputs):
-                if lane == 1:
-                    _transform_contiguous(w, start, row, column, lane, packed, place, step)
-                else:
-                    _transform_strided(w, start, row, column, lane, packed, place, step)
-                start += channel
-                place += width
+            if lane == 1:
+                for _ in range(inputs):
+                    _transform_vector(w, start, row, column, packed, place, step)
+                    start += channel
+                    place += width
+            else:
+                for _ in range(0, inputs, LANES):
+                    for k in range(9):
+                        here = start + k // 3 * row + k % 3 * column
+                        transpose_block(w, here, lane, turned, k * square, LANES)
+                    for c in range(0, square, LANES):
+                        _transform_vector(turned, c, 3 * square, square, packed, place, step)
+                        place += width
+                    start += LANES
         o += width
     return packed
 

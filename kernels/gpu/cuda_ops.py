@@ -111,11 +111,11 @@ class CudaKernels(CudaLayers):
             return super().groupnorm(x, p, groups, tape, tol)
         return self._normalise(x, p, groups, tape, tol, silu=False)
 
-    def groupnorm_backward(self, dy, g, tape):
+    def groupnorm_backward(self, dy, g, tape, *onto):
         """Ops.groupnorm_backward, in one kernel."""
         if not isinstance(tape[-1], _Normalised):
-            return super().groupnorm_backward(dy, g, tape)
-        return self._normalise_backward(dy, g, tape)
+            return super().groupnorm_backward(dy, g, tape, *onto)
+        return self.added(self._normalise_backward(dy, g, tape), *onto)
 
     def groupnorm_silu(self, x, p, groups, tape, tol=1e-6):
         """Ops.groupnorm_silu, in one kernel."""
@@ -123,11 +123,11 @@ class CudaKernels(CudaLayers):
             return super().groupnorm_silu(x, p, groups, tape, tol)
         return self._normalise(x, p, groups, tape, tol, silu=True)
 
-    def groupnorm_silu_backward(self, dy, g, tape):
+    def groupnorm_silu_backward(self, dy, g, tape, *onto):
         """Ops.groupnorm_silu_backward, in one kernel."""
         if not isinstance(tape[-1], _Normalised):
-            return super().groupnorm_silu_backward(dy, g, tape)
-        return self._normalise_backward(dy, g, tape)
+            return super().groupnorm_silu_backward(dy, g, tape, *onto)
+        return self.added(self._normalise_backward(dy, g, tape), *onto)
 
     def _normalise(self, x, p, groups, tape, tol, silu):
         B, C = len(x), x.shape[-1]

@@ -120,14 +120,14 @@ class CudaLayers(TiledConvolution, LinearLayers):
         tape.append(kept)
         return y
 
-    def conv2d_backward(self, dy, g, tape):
+    def conv2d_backward(self, dy, g, tape, *onto):
         """Ops.conv2d_backward; dx gathers from dy w^T what the patches had spread."""
         if isinstance(tape[-1], Tiled):
-            return self.tiled_backward(dy, g, tape)
+            return self.added(self.tiled_backward(dy, g, tape), *onto)
         if isinstance(tape[-1], Dense):
-            return self._dense_backward(dy, g, tape)
+            return self.added(self._dense_backward(dy, g, tape), *onto)
         if not isinstance(tape[-1], _Convolved):
-            return super().conv2d_backward(dy, g, tape)
+            return super().conv2d_backward(dy, g, tape, *onto)
         kept = tape.pop()
         k, _, inputs, outputs = kept.w.shape
         w, dw = kept.w.reshape(-1, outputs), g.w.reshape(-1, outputs)
@@ -141,7 +141,7 @@ class CudaLayers(TiledConvolution, LinearLayers):
                 self.products.product(rows, w.T, out=dx[part].reshape(-1, inputs))
             else:
                 self._gather(self.products.product(rows, w.T), dx[part], kept)
-        return dx
+        return self.added(dx, *onto)
 
     def upsample_conv2d(self, x, p, tape):
         """Ops.upsample_conv2d; the larger image is never written."""

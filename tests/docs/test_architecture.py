@@ -45,6 +45,7 @@ FLOORS = [
     # the networks, and what is learned with them
     ["nn.optim", "nn.params"],
     ["nn.device"],
+    ["nn.convolution"],
     ["nn.ops"],
     ["nn.mlp", "nn.unet", "draws"],
     ["nn.sizes"],

@@ -6,11 +6,13 @@ is rounded a few times; 8 U are granted.
 """
 
 import importlib
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support.float32 import LAYOUTS, U, absolute, in_float64, random, spread, within
 from support.gradients import near, net_gradients, random_theta, run_net
 from support.op_cases import normals
 
@@ -21,8 +23,8 @@ from tinyddpm.nn.unet import UNet
 
 pytest.importorskip("numba")
 numba_ops = importlib.import_module("tinyddpm.kernels.cpu.ops")
+Prepared = importlib.import_module("tinyddpm.kernels.cpu.prepared").Prepared
 NUMBA, REFERENCE = numba_ops.make("numba"), Ops()
-U = 2.0**-24
 
 # k, stride, pad: all that a kernel takes and, last, two that are left to the reference
 OPTIONS = [
@@ -39,37 +41,6 @@ OPTIONS = [
 # Winograd's transform
 CHANNELS = [(1, 32), (32, 1), (3, 5), (4, 4), (8, 24), (20, 20), (16, 3), (40, 48), (32, 64)]
 SIZES = [(1, 1, 1), (3, 5, 7), (2, 8, 8), (1, 6, 3)]
-
-
-def random(*shape, seed=1):
-    return normals(*shape, seed=seed).astype(np.float32)
-
-
-def in_float64(p):
-    return SimpleNamespace(**{name: value.astype(np.float64) for name, value in vars(p).items()})
-
-
-def absolute(p):
-    return SimpleNamespace(**{name: np.abs(value) for name, value in vars(p).items()})
-
-
-def within(actual, expected, size, roundings=8):
-    """|actual - expected| <= roundings U max(size), and the kernel's answer is float32."""
-    assert actual.dtype == np.float32 and actual.shape == expected.shape
-    error, limit = np.abs(actual - expected).max(), roundings * U * np.max(size)
-    assert error <= limit, f"off by {error}, granted {limit}"
-
-
-def spread(x):
-    """The same values, their memory with holes."""
-    return np.repeat(x, 2, axis=-1)[..., ::2]
-
-
-def backwards(x):
-    return np.ascontiguousarray(x[:, ::-1])[:, ::-1]
-
-
-LAYOUTS = [np.array, spread, backwards, np.asfortranarray]
 
 
 # --- convolution
@@ -371,3 +342,24 @@ def test_sampling_follows_weights_that_have_changed():
     second = run_net(net, theta, x, t, Forget(), ops=ops)
     near(second, run_net(net, theta.astype(float), x.astype(float), t, Forget()), rtol=300 * U)
     assert np.abs(second - first).max() > 1e-3
+
+
+@pytest.mark.parametrize("size", [(3, 5), (2, 9000)])
+def test_weights_are_looked_at_once_a_call_and_made_again_where_any_differs(size):
+    """The last number too; a thread whose network was called earlier takes what another found."""
+    prepared, made, w = Prepared(), [], random(*size)
+
+    def make(w):
+        made.append(w.copy())
+        return len(made)
+
+    def find(begun):
+        return prepared.find(w, "any", make, begun)
+
+    assert [find(time.perf_counter()) for _ in range(2)] == [1, 1]
+    before = time.perf_counter()
+    assert find(before) == 1
+    w[-1, -1] += 1
+    assert find(before) == 1 and find(time.perf_counter()) == 2
+    w[0, 0] -= 1
+    assert find(time.perf_counter()) == 3 and np.array_equal(made[-1], w)

@@ -143,6 +143,23 @@ def test_the_block_size_does_not_matter(name, monkeypatch):
             near(grads[k], results[0][2][1][k])
 
 
+@pytest.mark.parametrize("name", ["conv2d", "groupnorm", "groupnorm_silu"])
+def test_a_backward_adds_the_inputs_gradients_from_elsewhere(name):
+    x, more = normals(3, 5, 4, 6), [normals(3, 5, 4, 6, seed=i) for i in (5, 6)]
+    shape, options = ((3, 3, 6, 6), ()) if name == "conv2d" else ((6,), (3,))
+    p = SimpleNamespace(w=normals(*shape, seed=2), b=normals(6, seed=3))
+    found = []
+    for onto in ([], more[:1], more):
+        tape, g = [], SimpleNamespace(w=np.zeros(shape), b=np.zeros(6))
+        y = getattr(OPS, name)(x, p, *options, tape)
+        dx = getattr(OPS, f"{name}_backward")(normals(*y.shape, seed=4), g, tape, *onto)
+        found.append((dx, g.w, g.b))
+    alone = found[0][0]
+    assert np.array_equal(found[1][0], alone + more[0])
+    assert np.array_equal(found[2][0], alone + more[0] + more[1])
+    assert all(np.array_equal(a, b) for each in found for a, b in zip(each[1:], found[0][1:]))
+
+
 def test_embedding_is_a_one_hot_product():
     w, label = normals(4, 5), np.array([2, 0, 2, -1, 1])
     one_hot = np.eye(4)[[2, 0, 2, 3, 1]]

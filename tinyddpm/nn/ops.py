@@ -8,18 +8,22 @@ override what they speed up.
 """
 
 import math
+import time
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .device import Steps
+from .convolution import Convolution, long_rows
 
 Array = NDArray[Any]  # of NumPy, or of the backend's module
 
 
 class Forget:
     """The tape of inference: it keeps nothing that is put on it."""
+
+    def __init__(self) -> None:
+        self.begun = time.perf_counter()  # when the network's parameters were first needed
 
     def append(self, item):
         """Drop the item."""
@@ -28,11 +32,8 @@ class Forget:
 Tape = list[Any] | Forget
 
 
-class Ops(Steps):
+class Ops(Convolution):
     """The operations on arrays of the module `xp`; every other backend is tested against them."""
-
-    # A block of unrolled patches should stay in cache between being written and being multiplied.
-    block_bytes = 1 << 21
 
     # Linear: y = x w + b; x (..., C), w (C, O), b (O,).
 
@@ -76,14 +77,18 @@ class Ops(Steps):
 
     def silu(self, x, tape):
         """y = x / (1 + exp(-x)); where exp overflows, its infinity gives the right limit, 0."""
+        return self._silu(self.xp.array(x), tape)
+
+    def _silu(self, x, tape):
+        """silu, in place of x."""
         s = -x
         with np.errstate(over="ignore"):
             self.xp.exp(s, out=s)
         s += 1
         self.xp.reciprocal(s, out=s)
-        y = x * s
-        tape.append((s, y))
-        return y
+        x *= s
+        tape.append((s, x))
+        return x
 
     def silu_backward(self, dy, tape):
         """dx = dy (s + y (1 - s))."""
@@ -94,99 +99,9 @@ class Ops(Steps):
         dx *= dy
         return dx
 
-    def pixel_sum(self, x):
-        """The sum over all but the first and last axis, (B, C); a product with ones beats `sum`."""
-        rows = x.reshape(len(x), -1, x.shape[-1])
-        return (self.xp.ones((1, rows.shape[1]), x.dtype) @ rows)[:, 0]
-
     def pixel_dot(self, x, y):
         """The sum of x y over the middle axis, both (B, S, C): (B, C)."""
         return self.xp.einsum("bsc,bsc->bc", x, y)
-
-    # Convolution with w (k, k, C, O) and stride s:
-    # y[b,i,j,:] = b + sum_{u,v} x[b, s i + u - pad, s j + v - pad, :] w[u,v].
-
-    def conv2d(self, x, p, tape, stride=1, pad=(1, 1), shift=None, onto=None):
-        """A k x k convolution, as unrolled patches times a matrix.
-
-        Args:
-            x: (B, H, W, C).
-            p: p.w (k, k, C, O) and p.b (O,).
-            tape: takes what conv2d_backward needs.
-            stride: the step between patches, along both axes.
-            pad: how many zeros stand before and after each axis.
-            shift: (B or 1, O), added at every pixel, or None; a backend can add it on the way. Its
-                gradient is pixel_sum(dy).
-            onto: like y, added too, or None; its gradient is dy.
-
-        Returns:
-            y, (B, H', W', O) with H' = (H + sum(pad) - k) // stride + 1, and W' likewise.
-        """
-        k = p.w.shape[0]
-        size = [(n + sum(pad) - k) // stride + 1 for n in x.shape[1:3]]
-        padded = self._pad_spread(x, [n + sum(pad) for n in x.shape[1:3]], pad[0], 1)
-        tape.append((padded, p.w, stride, pad[0], x.shape))
-        y = self._correlate(padded, p.w, stride, size)
-        y += p.b
-        if shift is not None:
-            y += shift[:, None, None]
-        if onto is not None:
-            y += onto
-        return y
-
-    def conv2d_backward(self, dy, g, tape):
-        """dw = patches^T dy; dx = dy, spread by the stride, convolved with w turned by 180."""
-        padded, w, stride, before, shape = tape.pop()
-        k, _, inputs, outputs = w.shape
-        g.b += self.pixel_sum(dy).sum(axis=0)
-        for part in self._parts(dy, k * k * inputs):
-            patches = self._patches(padded[part], k, stride, dy.shape[1:3])
-            g.w += (patches.T @ dy[part].reshape(-1, outputs)).reshape(w.shape)
-        spread = self._pad_spread(dy, [n + k - 1 for n in shape[1:3]], k - 1 - before, stride)
-        turned = w[::-1, ::-1].swapaxes(2, 3)
-        return self._correlate(spread, turned, 1, shape[1:3])
-
-    def _pad_spread(self, x, size, before, step):
-        """x in zeros of the given size: its first pixel at `before`, its pixels `step` apart."""
-        if tuple(size) == x.shape[1:3] and before == 0 and step == 1:
-            return x
-        B, H, W, C = x.shape
-        out = self.xp.zeros((B, *size, C), x.dtype)
-        out[
-            :,
-            before : before + step * (H - 1) + 1 : step,
-            before : before + step * (W - 1) + 1 : step,
-        ] = x
-        return out
-
-    def _correlate(self, x, w, stride, size):
-        """Every k x k patch of x times w, without bias; (B, *size, O)."""
-        k, _, inputs, outputs = w.shape
-        w = w.reshape(-1, outputs)
-        y = self.xp.empty((len(x), *size, outputs), x.dtype)
-        for part in self._parts(y, k * k * inputs):
-            self.xp.matmul(
-                self._patches(x[part], k, stride, size), w, out=y[part].reshape(-1, outputs)
-            )
-        return y
-
-    def _parts(self, y, width):
-        """Slices of the batch whose patches, `width` numbers a pixel of y, fit in block_bytes."""
-        step = max(1, self.block_bytes // (math.prod(y.shape[1:3]) * width * y.dtype.itemsize))
-        return [slice(b, b + step) for b in range(0, len(y), step)]
-
-    def _patches(self, x, k, stride, size):
-        """im2col: the k x k patches of x as rows, (B H W, k k C)."""
-        B, _, _, C = x.shape
-        if k == 1 and stride == 1:
-            return x.reshape(-1, C)
-        x = self.xp.ascontiguousarray(x)
-        b, h, w, c = x.strides
-        # the k pixels of a patch's row lie side by side in x
-        windows = self.xp.lib.stride_tricks.as_strided(
-            x, (B, *size, k, k * C), (b, stride * h, stride * w, h, c)
-        )
-        return windows.reshape(-1, k * k * C)
 
     # GroupNorm (Wu18 eq. 1-3): y = w (x - mean) / sqrt(var + tol) + b; mean and variance are taken
     # over (H, W, C / groups) of each sample.
@@ -204,30 +119,39 @@ class Ops(Steps):
         Returns:
             y, like x.
         """
-        rows = x.reshape(len(x), -1, x.shape[-1])
-        centred = rows - self._group_mean(self.pixel_sum(rows), groups, rows.shape[1])[:, None]
-        square = self.pixel_dot(centred, centred)
-        inv = 1 / self.xp.sqrt(self._group_mean(square, groups, rows.shape[1]) + x.dtype.type(tol))
+        rows, pixels = long_rows(x), x.reshape(len(x), -1, x.shape[-1])
+        mean = self._group_mean(self.pixel_sum(pixels), groups, pixels.shape[1])
+        centred = rows - self._along(mean, rows)
+        pixels = centred.reshape(pixels.shape)
+        square = self._group_mean(self.pixel_dot(pixels, pixels), groups, pixels.shape[1])
+        inv = 1 / self.xp.sqrt(square + x.dtype.type(tol))
         tape.append((centred, inv, p.w, groups))
-        y = centred * (inv * p.w)[:, None]
-        y += p.b
+        y = centred * self._along(inv * p.w, rows)
+        y += self._along(p.b[None], rows)
         return y.reshape(x.shape)
 
-    def groupnorm_backward(self, dy, g, tape):
-        """dx = inv (dn - mean(dn) - n mean(dn n)), n = centred inv, dn = dy w; means of groups."""
+    def groupnorm_backward(self, dy, g, tape, *onto):
+        """dx = inv (dn - mean(dn) - n mean(dn n)), n = centred inv, dn = dy w; means of groups.
+
+        onto: arrays like dx, added to it: the input's gradients from elsewhere.
+        """
+        return self._groupnorm_backward(self.xp.array(dy), g, tape, onto)
+
+    def _groupnorm_backward(self, dx, g, tape, onto):
+        """groupnorm_backward, where it can be in place of dx, which is dy at first."""
         centred, inv, w, groups = tape.pop()
-        pixels = centred.shape[1]
-        rows = dy.reshape(centred.shape)
-        sum_dy = self.pixel_sum(rows)
-        sum_dy_n = self.pixel_dot(rows, centred) * inv
+        dy, pixels = (x.reshape(len(x), -1, len(w)) for x in (dx, centred))
+        sum_dy = self.pixel_sum(dy)
+        sum_dy_n = self.pixel_dot(dy, pixels) * inv
         g.b += sum_dy.sum(axis=0)
         g.w += sum_dy_n.sum(axis=0)
-        mean_dn = self._group_mean(sum_dy * w, groups, pixels)
-        mean_dn_n = self._group_mean(sum_dy_n * w, groups, pixels)
-        dx = rows * (inv * w)[:, None]
-        dx -= centred * (inv * inv * mean_dn_n)[:, None]
-        dx -= (inv * mean_dn)[:, None]
-        return dx.reshape(dy.shape)
+        mean_dn = self._group_mean(sum_dy * w, groups, pixels.shape[1])
+        mean_dn_n = self._group_mean(sum_dy_n * w, groups, pixels.shape[1])
+        rows = long_rows(dx)
+        rows *= self._along(inv * w, rows)
+        rows -= centred * self._along(inv * inv * mean_dn_n, rows)
+        rows -= self._along(inv * mean_dn, rows)
+        return self.added(rows.reshape(dx.shape), *onto)
 
     def _group_mean(self, sums, groups, pixels):
         """Sums over pixels (B, C) -> the mean of each channel's group, (B, C)."""
@@ -244,11 +168,11 @@ class Ops(Steps):
         Returns:
             y, like x.
         """
-        return self.silu(self.groupnorm(x, p, groups, tape, tol), tape)
+        return self._silu(self.groupnorm(x, p, groups, tape, tol), tape)
 
-    def groupnorm_silu_backward(self, dy, g, tape):
+    def groupnorm_silu_backward(self, dy, g, tape, *onto):
         """SiLU's backward, then GroupNorm's."""
-        return self.groupnorm_backward(self.silu_backward(dy, tape), g, tape)
+        return self._groupnorm_backward(self.silu_backward(dy, tape), g, tape, onto)
 
     # Softmax, and attention (Vaswani17 eq. 1): y = softmax(q k^T / sqrt(d)) v for each head of d
     # channels.
@@ -300,18 +224,6 @@ class Ops(Steps):
 
     # Operations without parameters.
 
-    def upsample(self, x, tape):
-        """Nearest neighbour, twice the size: (B, H, W, C) -> (B, 2 H, 2 W, C)."""
-        B, H, W, C = x.shape
-        return self.xp.broadcast_to(x[:, :, None, :, None], (B, H, 2, W, 2, C)).reshape(
-            B, 2 * H, 2 * W, C
-        )
-
-    def upsample_backward(self, dy, tape):
-        """Each input pixel gathers the four that it was copied to."""
-        rows = dy[:, ::2] + dy[:, 1::2]
-        return rows[:, :, ::2] + rows[:, :, 1::2]
-
     def concat(self, a, b, tape):
         """a and b side by side along the channels."""
         tape.append(a.shape[-1])
@@ -321,14 +233,6 @@ class Ops(Steps):
         """da, db: two copies, so that each may be added to in place."""
         n = tape.pop()
         return dy[..., :n].copy(), dy[..., n:].copy()
-
-    def upsample_conv2d(self, x, p, tape):
-        """conv2d(upsample(x)), in which a backend may share the work of equal pixels."""
-        return self.conv2d(self.upsample(x, tape), p, tape)
-
-    def upsample_conv2d_backward(self, dy, g, tape):
-        """conv2d's backward, then upsample's."""
-        return self.upsample_backward(self.conv2d_backward(dy, g, tape), tape)
 
     def dropout(self, x, mask, tape):
         """x times a mask of 0 and 1 / (1 - rate) (Srivastava14); x itself for mask None."""

@@ -270,15 +270,12 @@ class UNet:
         if ready:
             ready()
         dh = self._block_backward(ops, g.mid.second, dh, de, tape)
-        dh = self._block_backward(ops, g.mid.first, dh, de, tape)
+        dh = self._block_backward(ops, g.mid.first, dh, de, tape, dskips.pop())
         for level in reversed(g.down):
             if level.resize:
-                dh += dskips.pop()
-                dh = ops.conv2d_backward(dh, level.resize, tape)
+                dh = ops.conv2d_backward(dh, level.resize, tape, dskips.pop())
             for block in reversed(level.blocks):
-                dh += dskips.pop()
-                dh = self._block_backward(ops, block, dh, de, tape)
-        dh += dskips.pop()
+                dh = self._block_backward(ops, block, dh, de, tape, dskips.pop())
         dx = ops.conv2d_backward(dh, g.conv_in, tape)
         self._embed_time_backward(ops, g, sum(de), tape)
         assert not tape
@@ -305,16 +302,16 @@ class UNet:
 
     def _block(self, ops, p, x, e, tape, drop):
         """short + conv(silu(norm(conv(silu(norm(x))) + e w))); short: x, with the new channels."""
-        short = x if p.short is None else ops.conv2d(x, p.short, tape, pad=(0, 0))
         h = ops.groupnorm_silu(x, p.norm1, self.groups, tape, self.tol)
+        short = x if p.short is None else ops.conv2d(x, p.short, tape, pad=(0, 0))
         h = ops.conv2d(h, p.conv1, tape, shift=ops.linear(e, p.time, tape))
         h = ops.groupnorm_silu(h, p.norm2, self.groups, tape, self.tol)
         h = ops.dropout(h, drop and drop(h.shape, h.dtype), tape)
         h = ops.conv2d(h, p.conv2, tape, onto=short)
         return h if p.attention is None else self._attend(ops, p.attention, h, tape)
 
-    def _block_backward(self, ops, g, dy, de, tape):
-        """dx; the block's part of the gradient of e is appended to the list de."""
+    def _block_backward(self, ops, g, dy, de, tape, *others):
+        """dx, and others, its gradients from elsewhere; e's is appended to the list de."""
         dy = dy if g.attention is None else self._attend_backward(ops, g.attention, dy, tape)
         dh = ops.conv2d_backward(dy, g.conv2, tape)
         dh = ops.dropout_backward(dh, tape)
@@ -322,9 +319,8 @@ class UNet:
         dshift = ops.pixel_sum(dh)
         dh = ops.conv2d_backward(dh, g.conv1, tape)
         de.append(ops.linear_backward(dshift, g.time, tape))
-        dh = ops.groupnorm_silu_backward(dh, g.norm1, tape)
-        dh += dy if g.short is None else ops.conv2d_backward(dy, g.short, tape)
-        return dh
+        dshort = dy if g.short is None else ops.conv2d_backward(dy, g.short, tape)
+        return ops.groupnorm_silu_backward(dh, g.norm1, tape, dshort, *others)
 
     def _attend(self, ops, p, x, tape):
         """x + out(attention(q, k, v)) of its normalised pixels, read as H W tokens."""
@@ -341,4 +337,4 @@ class UNet:
         dtokens = ops.linear_backward(dv, g.v, tape)
         dtokens += ops.linear_backward(dk, g.k, tape)
         dtokens += ops.linear_backward(dq, g.q, tape)
-        return dy + ops.groupnorm_backward(dtokens, g.norm, tape).reshape(dy.shape)
+        return ops.groupnorm_backward(dtokens.reshape(dy.shape), g.norm, tape, dy)
