@@ -328,3 +328,28 @@ def test_warnings_are_as_before_whichever_thread_ends_last():
     leave.set()
     thread.join()
     assert warnings.filters == before
+
+
+def test_a_warning_is_heard_while_another_thread_reads_in_silence(tmp_path):
+    np.save(tmp_path / "a.npy", np.linspace(0, 1, 20).reshape(10, 2))
+    entered, leave = threading.Event(), threading.Event()
+
+    def other():
+        with quiet:
+            entered.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    try:
+        assert entered.wait(10)
+        with pytest.warns(DataWarning, match="nothing is below 0"):
+            sets.load(tmp_path / "a.npy")
+        with pytest.raises(KeyError), quiet:
+            warnings.warn("nobody hears it", UserWarning, stacklevel=1)
+            raise KeyError
+        with pytest.warns(UserWarning, match="heard again"):
+            warnings.warn("heard again", UserWarning, stacklevel=1)
+    finally:
+        leave.set()
+        thread.join()

@@ -71,28 +71,44 @@ class DataWarning(UserWarning):
     """What a reader left out, or what looks unlike what it was taken for."""
 
 
-class _Quiet:
-    """A block without warnings, which several threads may be in: the last one out restores them.
+class _Silent(type):
+    """Of a class of warnings that has, for a filter, every warning of a thread inside `quiet`."""
 
-    `warnings.catch_warnings` alone restores what it found, which is another thread's silence.
+    def __subclasscheck__(cls, other: type) -> bool:
+        return quiet.here.depth > 0
+
+
+class _Silenced(Warning, metaclass=_Silent):
+    """What `quiet` ignores. Filters are the whole process's: only so does it stay one thread's."""
+
+
+class _Depth(threading.local):
+    depth = 0
+
+
+class _Quiet:
+    """A block without warnings of its own thread; those of other threads are heard.
+
+    Any number of threads may be in it: the last one out takes the filter away.
     """
 
     def __init__(self) -> None:
-        self.lock, self.inside = threading.Lock(), 0
-        self.before = contextlib.ExitStack()
+        self.lock, self.inside, self.here = threading.Lock(), 0, _Depth()
 
     def __enter__(self) -> None:
         with self.lock:
             self.inside += 1
-            if self.inside == 1:
-                self.before.enter_context(warnings.catch_warnings())
-                warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore", _Silenced)  # there once, and first
+        self.here.depth += 1
 
     def __exit__(self, *_: object) -> None:
+        self.here.depth -= 1
         with self.lock:
             self.inside -= 1
             if not self.inside:
-                self.before.close()
+                ours = [each for each in warnings.filters if each[2] is _Silenced]
+                for each in ours:
+                    warnings.filters.remove(each)  # type: ignore[attr-defined]
 
 
 quiet = _Quiet()
