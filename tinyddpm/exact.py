@@ -64,7 +64,7 @@ class ClosedForm(ABC):
     def __init__(self, shape: tuple[int, ...], s: Schedule) -> None:
         if not isinstance(s, Schedule):
             raise InputError(f"s must be a Schedule, got {type(s).__name__}")
-        self.s, self.shape, self.D = s, tuple(shape), math.prod(shape)
+        self.s, self.schedule, self.shape, self.D = s, s, tuple(shape), math.prod(shape)
 
     def __call__(self, xt: ArrayLike, t: int) -> Array:
         """eps_hat = E[eps | x_t] (Song21b below eq. 13), 0 at t = 0: (B, ...)."""

@@ -20,6 +20,7 @@ from .process import (
     Array,
     Coefficients,
     Time,
+    checked_time,
     eps_from_prediction,
     eps_weights,
     split_output,
@@ -105,16 +106,20 @@ class Model:
             The prediction, of what `target` names, in the dtype of xt; and mix, likewise.
 
         Raises:
-            InputError: xt holds no floats, or has other channels than this model's samples.
+            InputError: xt holds no floats, or is of another shape than this model takes; t is
+                none of 1..T.
         """
         self._check(xt)
-        times = (t,) if getattr(t, "ndim", 0) else ()
+        t = when = checked_time(self.schedule, t, xt)
+        times = (when,) if when.ndim else ()
         numbers = StepNumbers(Clock(0, 0, 0), () if times else (int(t),))
         prediction, *mix = self._repeated(self._predict)(numbers, xt, *times, *self._labels())
         return prediction, mix[0] if mix else None
 
     def _check(self, xt):
         """Raises InputError for what can be no x_t: bytes would pass for numbers near 100."""
+        if not hasattr(xt, "dtype"):
+            raise InputError(f"x_t must be an array of floats, got a {type(xt).__name__}")
         if xt.dtype.kind != "f":
             raise InputError(
                 f"x_t must be floats, images in [-1, 1] with noise, got {xt.dtype}; bytes are "
@@ -124,6 +129,8 @@ class Model:
             raise InputError(
                 f"this model takes samples of shape {self.shape}, got {tuple(xt.shape[1:])}"
             )
+        if xt.ndim == 4:
+            self.net.check_size(*xt.shape[1:3])
 
     def _repeated(self, function):
         """A method of this model that is called with every step, as the backend repeats it.
@@ -181,6 +188,7 @@ class Model:
             t: an int in 1..T.
             u: like xt.
         """
+        self._check(xt)
         eps_hat, product = self._vjp(xt, t, u, self.label)
         if self.guidance:
             other_eps_hat, other_product = self._vjp(xt, t, u, None)

@@ -20,6 +20,23 @@ Array = NDArray[Any]
 Time = int | NDArray[np.integer[Any]]  # an int, or (B,) ints
 
 
+def checked_time(s: Schedule, t: Any, x: Array) -> Any:
+    """t as an array, () or (B,), for the batch x; one on a device as it is.
+
+    Raises InputError where it is no int or (B,) ints, or lies outside 1..T.
+    """
+    if hasattr(t, "__cuda_array_interface__"):
+        return t
+    t = np.asarray(t)
+    if t.dtype.kind not in "iu" or t.ndim > 1 or t.size == 0:
+        raise InputError(f"t must be an int or (B,) ints in 1..{s.T}, got {t.dtype} of {t.shape}")
+    if t.min() < 1 or t.max() > s.T:
+        raise InputError(f"t must lie in 1..{s.T}, got {t.min()}..{t.max()}")
+    if t.ndim == 1 and t.size != len(x):
+        raise InputError(f"t has {t.size} entries for a batch of {len(x)}")
+    return t
+
+
 def at(s: Schedule, table: Array, t: Any, x: Array) -> Any:
     """Look up table[t], cast to the dtype of x and shaped to multiply x.
 
@@ -36,15 +53,9 @@ def at(s: Schedule, table: Array, t: Any, x: Array) -> Any:
     Raises:
         InputError: t is no int or (B,) ints, or lies outside 1..T.
     """
+    t = checked_time(s, t, x)
     if hasattr(t, "__cuda_array_interface__"):
         return table[t].astype(x.dtype).reshape(t.shape + (1,) * (x.ndim - 1))
-    t = np.asarray(t)
-    if t.dtype.kind not in "iu" or t.ndim > 1 or t.size == 0:
-        raise InputError(f"t must be an int or (B,) ints in 1..{s.T}, got {t.dtype} of {t.shape}")
-    if t.min() < 1 or t.max() > s.T:
-        raise InputError(f"t must lie in 1..{s.T}, got {t.min()}..{t.max()}")
-    if t.ndim == 1 and t.size != len(x):
-        raise InputError(f"t has {t.size} entries for a batch of {len(x)}")
     dtype = x.dtype if x.dtype.kind == "f" else np.float64
     # For one t this is a scalar, which multiplies a device's array as well as a host's.
     coefficient = table[t].astype(dtype)

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -186,15 +187,14 @@ def estimate_x0_and_sigma(
 def check_schedule(denoise: Any, s: Schedule) -> None:
     """Raise InputError unless s is the schedule of a denoiser that has one, or its first steps."""
     own = denoise.schedule
-    # A published spacing may start below T, on the first steps alone. Rounding is not told apart.
-    if s.T > own.T or not np.allclose(s.alpha_bar, own.alpha_bar[: s.T + 1], rtol=1e-6, atol=0):
-        raise InputError(f"the model was trained on another schedule: {own}, got {s}")
+    if not s.begins(own):  # a published spacing may start below T, on the first steps alone
+        raise InputError(f"the denoiser has another schedule: {own}, got {s}")
 
 
 def check_clip(clip: float) -> None:
     """Raise InputError unless clip is above 0."""
-    if not clip > 0:
-        raise InputError(f"clip must be above 0, or None for no bound, got {clip}")
+    if not isinstance(clip, Real) or not clip > 0:
+        raise InputError(f"clip must be above 0, or None for no bound, got {clip!r:.80}")
 
 
 def clipped(x0_hat: Array, clip: float) -> Array:
@@ -266,8 +266,8 @@ def ddim(
     Raises:
         InputError: for steps or an eta that cannot be.
     """
-    if not 0 <= eta <= 1:
-        raise InputError(f"eta must be in [0, 1], got {eta}")
+    if not isinstance(eta, Real) or not 0 <= eta <= 1:
+        raise InputError(f"eta must be in [0, 1], got {eta!r:.80}")
     xt = xT
     for t, t_prev in pairwise([*times(s, steps), 0]):
         c = ddim_coefficients(s, t, t_prev, eta)  # eq. 16

@@ -86,6 +86,11 @@ class Schedule:
         """The first t steps of this schedule."""
         return Schedule(self.beta[: t + 1])
 
+    def begins(self, other: "Schedule") -> bool:
+        """Whether this is another schedule, or the first steps of it, up to rounding."""
+        first = other.alpha_bar[: self.T + 1]
+        return self.T <= other.T and bool(np.allclose(self.alpha_bar, first, rtol=1e-6, atol=0))
+
     def zero_terminal_snr(self) -> "Schedule":
         """This schedule, sqrt(alpha_bar) shifted and scaled to SNR_T = 0 (Lin24 Algorithm 1).
 

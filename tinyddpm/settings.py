@@ -220,6 +220,8 @@ class Sampling:
         check_settings(self)
         if self.clip is not None and not self.clip > 0:
             raise InputError(f"clip must be above 0, or None, got {self.clip}")
+        if self.eta is not None and not 0 <= self.eta <= 1:
+            raise InputError(f"eta must be in [0, 1], got {self.eta}")
         if self.offset and self.spacing != "leading":
             raise InputError(f"offset = {self.offset} is for spacing leading, not {self.spacing}")
         for each in fields(self):

@@ -246,12 +246,15 @@ def test_bits_of_dequantised_values_bound_those_of_their_bins():
 
 # --- what is refused
 
+ZERO_SNR = linear(10).zero_terminal_snr()
+
 
 @pytest.mark.parametrize(
     "call,message",
     [
         (lambda data, x: log_likelihood(lambda xt, t: xt, data.s, x), "no vjp"),
-        (lambda data, x: log_likelihood(data, data.s.zero_terminal_snr(), x), "alpha_bar_T = 0"),
+        (lambda data, x: log_likelihood(gaussian(ZERO_SNR), ZERO_SNR, x), "alpha_bar_T = 0"),
+        (lambda data, x: log_likelihood(data, ZERO_SNR, x), "another schedule"),
         (lambda data, x: log_likelihood(data, data.s, x, divergence="guess"), "divergence must be"),
         (lambda data, x: log_likelihood(data, data.s, x, probes=0), "probes must be"),
         (lambda data, x: log_likelihood(data, data.s, x, steps=0), "steps must be"),

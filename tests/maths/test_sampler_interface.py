@@ -78,7 +78,8 @@ def test_a_reader_of_ancestral_meets_few_functions():
         "samplers.estimate_x0",
         "process.x0_from_eps",
     }
-    reads = {"schedule.Schedule.T", "process.at"}  # the length of a table, and one entry of one
+    # the length of a table, and one entry of one
+    reads = {"schedule.Schedule.T", "process.at", "process.checked_time"}
     assert found - reads == five
 
 
@@ -236,6 +237,9 @@ XF = X.astype(np.float32)
 ENTRIES = {
     **{name: partial(sampler, FIXED) for name, sampler in SAMPLERS.items()},
     "learned": partial(ancestral, LEARNED, variance="learned"),
+    "guided": partial(ddim, td.Guided(FIXED, FIXED, 1.0)),
+    "guided in a step": partial(ancestral, td.Guided(LEARNED, FIXED, 1.0)),
+    "closed form": partial(ancestral, td.Gaussian(np.zeros(2), 1.0, S)),
     "encode": partial(encode, FIXED),
     "decode": partial(decode, FIXED),
     "log_likelihood": partial(log_likelihood, FIXED),
@@ -262,7 +266,62 @@ def test_a_model_takes_the_first_steps_of_its_schedule():
     ddim(FIXED, S.until(7), XF, steps=3)
 
 
-@pytest.mark.parametrize("clip", [-1, 0, np.nan])
+def test_guidance_has_one_schedule_and_a_finite_weight():
+    other = td.Model(MLP, FIXED.theta, linear(9), (2,))
+    with pytest.raises(InputError, match="the denoisers have two schedules"):
+        td.Guided(FIXED, other, 1.0)
+    for weight in (np.nan, np.inf, "1", None):
+        with pytest.raises(InputError, match="weight must be a finite number"):
+            td.Guided(FIXED, FIXED, weight)
+    plain = td.Guided(lambda xt, t: xt, lambda xt, t: 0 * xt, 1.0)
+    assert not hasattr(plain, "schedule")
+    for one in (td.Guided(plain, FIXED, 1.0), td.Guided(FIXED, plain, 1.0)):
+        assert one.schedule is S
+
+
+@pytest.mark.parametrize("eta", [None, "0.5", np.nan, -0.1, 1.1])
+def test_an_eta_that_cannot_be_is_refused(eta):
+    with pytest.raises(InputError, match=r"eta must be in \[0, 1\]"):
+        ddim(DATA, S, X, eta=eta)
+
+
+@pytest.mark.parametrize("eta", [np.nan, np.inf, -0.1, 1.1])
+def test_settings_refuse_it_too(eta):
+    with pytest.raises(InputError, match=r"eta must be in \[0, 1\]"):
+        settings.Sampling(eta=eta)
+
+
+@pytest.mark.parametrize(
+    "xt, t, words",
+    [
+        (XF.tolist(), 1, "x_t must be an array of floats, got a list"),
+        (XF, [1, 2], "t has 2 entries for a batch of 5"),
+        (XF, np.arange(1, 4), "t has 3 entries for a batch of 5"),
+        (XF, 1.5, "t must be an int"),
+        (XF, "1", "t must be an int"),
+        (XF, 11, r"t must lie in 1..10, got 11..11"),
+        (XF[0], 1, r"takes samples of shape \(2,\)"),
+    ],
+)
+def test_a_model_refuses_what_is_no_xt_and_no_time(xt, t, words):
+    for call in (FIXED, FIXED.x0_hat, FIXED.predict):
+        with pytest.raises(InputError, match=words):
+            call(xt, t)
+
+
+def test_a_model_takes_times_as_a_list():
+    np.testing.assert_array_equal(FIXED(XF, [1, 2, 3, 4, 5]), FIXED(XF, np.arange(1, 6)))
+
+
+def test_pictures_that_do_not_halve_are_refused():
+    net = td.UNet(base=4, groups=2, mults=(1, 2), blocks=1, attention=(False, False))
+    model = td.Model(net, params.init(net.spec(), 0), S, (4, 4, 1))
+    for call in (model, lambda x, t: model.vjp(x, t, x), lambda x, t: ddim(model, S, x)):
+        with pytest.raises(InputError, match="images of 5 x 4 do not halve"):
+            call(np.zeros((2, 5, 4, 1), np.float32), 3)
+
+
+@pytest.mark.parametrize("clip", [-1, 0, np.nan, "1"])
 @pytest.mark.parametrize("denoise", [DATA, FIXED], ids=["callable", "fused"])
 @pytest.mark.parametrize("sampler", [*SAMPLERS.values(), encode, decode])
 def test_a_clip_that_is_no_bound_is_refused(sampler, denoise, clip):
