@@ -6,6 +6,10 @@ from collections.abc import Iterable
 class TinyDDPMError(Exception):
     """What tinyddpm refuses or cannot finish: one line and exit code 1 on the command line."""
 
+    def __init__(self, message: object = "") -> None:
+        """The message; values in it, such as an array, may be of several lines."""
+        super().__init__(" ".join(line.strip() for line in str(message).splitlines()))
+
 
 class InputError(TinyDDPMError, ValueError):
     """Wrong use or bad input (a file, an array, an option): exit code 2 on the command line."""

@@ -14,6 +14,7 @@ from .errors import InputError
 
 BLOCK = 256  # rows of a distance matrix computed at a time
 MEASURES = 5  # computations that `evaluate` tells of
+FEWEST = 6  # images in each set that it needs: one more than its k
 PAIRS = 4096  # pairs subtracted directly at a time
 # below this fraction of |a|^2 + |b|^2, the expanded square has lost half its digits
 CANCELLATION = 1e-6

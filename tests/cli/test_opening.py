@@ -149,10 +149,14 @@ def test_no_checkpoint_lifts_the_users_limit(work, capsys):
     meta["data"]["limit"] = 2**40
     del meta["version"]
     checkpoint.save("r/checkpoint.npz", arrays, meta)
-    for argv in (["eval", "r", "--n", 6, "--steps", 2], ["train", "--resume", "r", "--steps", 4]):
+    judge, resume = ["eval", "r", "--n", 6, "--steps", 2], ["train", "--resume", "r", "--steps", 4]
+    for argv in (judge, resume):
         code, _, err = call(capsys, *argv, "--limit", 12 * 64 - 1)
         assert code == 2 and "768 bytes; the limit is 767 (--limit)" in err
-        assert call(capsys, *argv, "--limit", 12 * 64)[0] == 0
+    assert call(capsys, *judge, "--limit", 12 * 64)[0] == 0
+    code, _, err = call(capsys, *resume, "--limit", 12 * 64)  # training takes more than its data
+    assert code == 2 and "the limit is 768 bytes (--limit)" in err
+    assert call(capsys, *resume, "--limit", 10**9)[0] == 0
 
 
 @pytest.mark.parametrize(

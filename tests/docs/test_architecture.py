@@ -66,6 +66,7 @@ FLOORS = [
     ["datasets.sets", "runs.checkpoint"],
     ["plots.images", "runs.load", "runs.log", "runs.source", "runs.start"],
     ["plots.showing", "runs.new", "runs.sample", "interop.config", "interop.tensors"],
+    ["runs.kept"],
     ["runs.run"],
     ["interop.network", "interop.scheduler", "interop.weights"],
     ["interop.pipeline"],

@@ -30,6 +30,7 @@ def schedules() -> td.Schedule:
         assert_type(table, Table)
     assert_type(s.on(np.asarray), td.Schedule)
     assert_type(s.until(20), td.Schedule)
+    assert_type(s.until(20).begins(s), bool)
     assert_type(td.spaced(s, 20, "logsnr"), list[int])
     return s
 
@@ -132,6 +133,7 @@ def editing(s: td.Schedule, a: Array, b: Array) -> None:
 def networks(ops: Ops, p: SimpleNamespace, x: Array, t: NDArray[np.int64]) -> None:
     """A network's sizes, its spec, and the two passes."""
     unet = td.UNet(base=8, mults=(1, 2), blocks=1, groups=4, attention=(False, True), heads=1)
+    assert_type(unet.decoder_start(), int)
     assert_type(unet.check_size(8, 8), None)
     assert_type((unet.channels, unet.base, unet.blocks, unet.heads), tuple[int, int, int, int])
     assert_type((unet.mults, unet.attention), tuple[tuple[int, ...], tuple[bool, ...]])

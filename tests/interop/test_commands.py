@@ -30,12 +30,15 @@ def test_a_published_folder_becomes_a_run_and_a_folder_again(tmp_path, capsys):
         td.from_diffusers(source), 3, sampler="ancestral", variance="learned", clip=None
     )
     assert np.array_equal(np.load(array), want)
-    assert main(["export", str(run), "--out", str(back), "--plain", str(tmp_path / "p.st")]) == 0
+    assert (
+        main(["export", str(run), "--out", str(back), "--plain", str(tmp_path / "p.safetensors")])
+        == 0
+    )
     file = "unet/diffusion_pytorch_model.safetensors"
     assert (back / file).read_bytes() == (source / file).read_bytes()
     from safetensors.numpy import load_file
 
-    plain = load_file(tmp_path / "p.st")
+    plain = load_file(tmp_path / "p.safetensors")
     assert np.array_equal(plain["conv_in.w"], model.p.conv_in.w)
     assert sum(array.size for array in plain.values()) == model.theta.size
 

@@ -59,12 +59,49 @@ def test_numpys_numbers_are_kept_as_pythons(tmp_path):
         ({"net": "unet"}, "do not go through a net of kind unet"),
         ({"net": td.UNet}, "net must be a UNet, an MLP"),
         ({"backend": "numbba"}, "no backend 'numbba'"),
+        ({"progress": "yes"}, "progress must be True, False, None or a function"),
+        ({"stop": True}, "stop must be a function without arguments, or None, got True"),
+        ({"team": 3}, "team must be what tinyddpm.parallel.join gives, got 3"),
+        ({"start": 7}, "start must be a Model, the path of a run, or None, got 7"),
+        ({"start": "nothing"}, "no checkpoint at nothing"),
+        ({"meta": [1]}, "meta must be a dict, or None"),
+        ({"data": 3}, "data must be a dict, or None"),
+        ({"shards": 9}, "shards must be at most batch = 8, got 9"),
+        ({"accumulate": 9}, "accumulate must be at most batch = 8, got 9"),
+        ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
+        ({"out": 3}, "a path is a string or a Path, got 3"),
+        ({"out": b"j"}, "a path is a string or a Path, got b'j'"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name_and_leaves_no_folder(tmp_path, change, words):
     with pytest.raises(InputError, match=words):
         td.train(X, **{"steps": 3, "out": tmp_path / "runs" / "j", **SMALL, **change})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_are_no_array_are_refused():
+    with pytest.raises(InputError, match="the images: .*inhomogeneous") as caught:
+        td.train([[1], [2, 3]], 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_starts_from_a_model_or_its_path(tmp_path):
+    model = td.train(X, 2, out=tmp_path / "j", **SMALL)
+    tuned = td.train(X, 1, batch=8, start=tmp_path / "j")
+    assert np.array_equal(tuned.theta, td.train(X, 1, batch=8, start=model).theta)
+
+
+def test_a_path_is_no_number(tmp_path):
+    """Of an open file, which a number names for the system."""
+    for call in (td.load, lambda path: td.resume(path, X), lambda path: td.sample(path)):
+        with pytest.raises(InputError, match="a path|path of a run"):
+            call(3)
+
+
+def test_beside_resume_the_memory_is_counted_too(tmp_path):
+    td.train(X, 2, out=tmp_path / "j", **SMALL)
+    with pytest.raises(InputError, match=r"this run would take .* the limit is 1.0 KiB"):
+        td.resume(tmp_path / "j", X, 3, limit=1024)
 
 
 def test_a_setting_that_holds_itself_is_refused():

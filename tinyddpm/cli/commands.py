@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend, likelihood
+from .. import backend, likelihood, metrics
 from ..datasets import sets
 from ..datasets.untrusted import LIMIT
-from ..errors import InputError
+from ..errors import InputError, counted
 from ..runs import checkpoint, log, run
 from ..runs.files import check_writable, save_array, write_atomic
 from ..runs.load import load
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(args: argparse.Namespace) -> int:
     """tinyddpm train: fit, keep the run, and draw what it learned."""
-    out, fit, trained = _resumed_run(args) if args.resume else _new_run(args)
+    out, fit, held, trained = _resumed_run(args) if args.resume else _new_run(args)
     step, args.stopped.signal = trained.meta["step"], args.team.most(args.stopped.signal)
     if args.stopped.signal:
         more = [] if args.limit is None else ["--limit", str(args.limit)]
@@ -56,13 +56,14 @@ def train(args: argparse.Namespace) -> int:
         raise KeyboardInterrupt(f"stopped at step {step} and saved; {again}")
     _draw_run(args, out, trained, fit)
     files = "samples.png, reverse.gif, loss.png, log.jsonl, checkpoint.npz"
-    args.say(f"{out}: {step} steps; {files}")
-    args.say(f"judge it by the data it never saw: tinyddpm eval {shlex.quote(str(out))}")
+    args.say(f"{out}: {counted(step, 'step')}; {files}")
+    if min(len(held.x), len(fit.x)) >= metrics.FEWEST:
+        args.say(f"judge it by the data it never saw: tinyddpm eval {shlex.quote(str(out))}")
     return 0
 
 
 def _new_run(args):
-    """(folder, fitted data, model) of a new run, as far as it got."""
+    """(folder, fitted data, what is held out, model) of a new run, as far as it got."""
     if args.moved:
         raise InputError("--data goes with --resume: a new run takes DATA by itself")
     if args.label_dropout is not None and not args.classes:
@@ -97,11 +98,11 @@ def _new_run(args):
             limit=limit,
             **options.of_names(args, [*given.RECIPE, *given.COUNTS]),
         )
-    return out, fit, trained
+    return out, fit, held, trained
 
 
 def _resumed_run(args):
-    """(folder, fitted data, model) of the run that --resume names, as far as it got."""
+    """(folder, fitted data, what is held out, model) of the run of --resume, as far as it got."""
     out, limit, spec = pathlib.Path(args.resume), args.limit, args.moved or args.data
     if args.out or args.start:
         raise InputError("--resume takes its folder from the run: give no --out and no --from")
@@ -129,9 +130,10 @@ def _resumed_run(args):
             precision=args.precision,
             value_range=data.FITTED,
             data=place,
+            limit=limit,
             **options.of_names(args, given.COUNTS),
         )
-    return out, fit, trained
+    return out, fit, held, trained
 
 
 def sample(args: argparse.Namespace) -> int:
@@ -192,15 +194,16 @@ def evaluate(args: argparse.Namespace) -> int:
         )
     if "digest" in trained.meta:
         check_digest(args.run, trained.meta, data.as_fitted(fit, trained))
-    if not len(held.x):
-        raise InputError(f"{args.run} held nothing out: train with --holdout to judge by it")
-    n = args.n or len(held.x)
     computed = opening.model_line(trained.net, trained.ops, team=args.team)
     args.say(f"{opening.data_line(fit, held)}; {computed}")
+    n = len(held.x) if args.n is None else args.n
+    judging.check(n, fit, held)
     known = held.labels if trained.classes else None
     named = labels_of(held, trained.classes)
     asked, label = (None if each is None else np.resize(each, n) for each in (known, named))
     settings, variance = given.judged(args, trained)
+    if args.guidance and not trained.classes:
+        raise InputError("--guidance needs a run with --classes: without a class there is no guide")
     how = {**dataclasses.asdict(settings), "seed": args.seed, "guidance": args.guidance}
     if not args.quiet:
         steps = steps_taken(settings.sampler, trained.schedule, settings.steps)

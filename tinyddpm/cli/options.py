@@ -15,7 +15,7 @@ from .. import __version__, backend, schedule
 from ..datasets.untrusted import LIMIT
 from ..nn.mlp import MLP
 from ..nn.unet import UNet
-from ..runs.run import RunSettings
+from ..runs.kept import RunSettings
 from ..settings import Recipe, Sampling
 from .parser import Help, Parser
 

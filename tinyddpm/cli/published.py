@@ -1,6 +1,7 @@
 """The commands for published models: import and export."""
 
 import argparse
+import pathlib
 
 from ..errors import InputError
 from ..interop import pipeline
@@ -25,6 +26,8 @@ def write(args: argparse.Namespace) -> int:
     """tinyddpm export: a published pipeline folder, or our own names in one file, from a run."""
     if not args.out and not args.plain:
         raise InputError("export needs --out FOLDER, --plain FILE.safetensors, or both")
+    if args.plain and pathlib.Path(args.plain).suffix != ".safetensors":
+        raise InputError(f"--plain {args.plain}: it is a .safetensors file that is written there")
     model = load(args.run)
     if args.out:
         pipeline.to_diffusers(model, args.out)

@@ -15,7 +15,7 @@ from .. import noise
 from ..errors import InputError
 from . import readers
 from .folders import PICTURES
-from .untrusted import LIMIT, DataWarning, file_errors_as_input
+from .untrusted import LIMIT, DataWarning, check_size, file_errors_as_input
 
 DIGITS = Path(__file__).parent / "digits.npz"
 TOYS = ("moons", "swissroll", "rings")
@@ -72,7 +72,7 @@ def load(
             raise InputError(f"{spec} has a range of its own; one is declared for files only")
         if size is not None or gray:
             raise InputError(f"{spec}: size and gray are for folders of pictures")
-        return _digits() if spec == "digits" else _toy(spec)
+        return _built_in(spec, limit)
     if not _exists(spec):
         raise InputError(
             f"no data named {spec!r}: give digits, {', '.join(TOYS)}, or the path of a .npy, "
@@ -115,7 +115,8 @@ def from_array(
     Raises:
         InputError: another shape or dtype, no samples, NaN or inf, or values outside the range.
     """
-    array = np.asarray(array)
+    with file_errors_as_input(name):  # such as rows of several lengths
+        array = np.asarray(array)
     if array.dtype.kind not in "biuf":
         raise InputError(f"{name}: holds {array.dtype}, not real numbers")
     images = array[..., None] if array.ndim == 3 else array
@@ -246,6 +247,13 @@ def _labels(labels, n, name):
             f"{name}: labels must be {n} integers, got {labels.dtype} of shape {labels.shape}"
         )
     return labels.astype(np.int64)
+
+
+def _built_in(name, limit):
+    data = _digits() if name == "digits" else _toy(name)
+    with file_errors_as_input(name):
+        check_size(data.x.shape, data.x.itemsize, limit)
+    return data
 
 
 def _digits():

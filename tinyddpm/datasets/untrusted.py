@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from ..errors import InputError
 
@@ -106,9 +106,9 @@ class _Quiet:
         with self.lock:
             self.inside -= 1
             if not self.inside:
-                ours = [each for each in warnings.filters if each[2] is _Silenced]
-                for each in ours:
-                    warnings.filters.remove(each)  # type: ignore[attr-defined]
+                filters: Any = warnings.filters
+                for ours in [each for each in filters if each[2] is _Silenced]:
+                    filters.remove(ours)
 
 
 quiet = _Quiet()

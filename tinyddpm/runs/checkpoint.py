@@ -161,7 +161,7 @@ def load(path: Name) -> tuple[dict[str, NDArray[Any]], Meta]:
     InputError for a missing, damaged or foreign file and for another version, and Unreadable where
     the system refuses: what is newest is then not known.
     """
-    path = Path(path)
+    path = files.named(path)
     if files.kind(path) != "folder":
         return _read(path)
     try:

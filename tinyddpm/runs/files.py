@@ -39,13 +39,20 @@ def refuse(verb: str, path: Name, error: OSError) -> NoReturn:
     raise TinyDDPMError(f"cannot {verb} {path}: {error.strerror or error}") from None
 
 
+def named(path: Name) -> Path:
+    """The path of a name. Raises InputError for what is none: a number would be an open file's."""
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"a path is a string or a Path, got {path!r:.80}")
+    return Path(path)
+
+
 def kind(path: Name) -> str:
     """What is at `path`: "file", "folder", "device", "other" such as a pipe, or "" for nothing.
 
     Raises TinyDDPMError where the system does not tell, as in a folder that may not be entered.
     """
     try:
-        mode = os.stat(path).st_mode
+        mode = os.stat(named(path)).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except OSError as error:

@@ -1,5 +1,6 @@
 """The parts of a new run: its network, schedule and recipe, judged before anything is made."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -112,9 +113,12 @@ def fresh_trainer(
             than is free.
     """
     levels = data.levels or (Recipe.levels if data.x.ndim == 4 else 0)
-    turns = given.get("accumulate", 1)
-    many = ops.shards * turns if isinstance(turns, int) else ops.shards
-    recipe = Recipe(**{"shards": many, "levels": levels, **given})
+    recipe = Recipe(**{"shards": ops.shards, "levels": levels, **given})
+    for name in ("shards", "accumulate"):
+        if name in given and getattr(recipe, name) > recipe.batch:
+            raise InputError(f"{name} must be at most batch = {recipe.batch}, got {given[name]}")
+    if "shards" not in given:
+        recipe = dataclasses.replace(recipe, shards=ops.shards * recipe.accumulate)
     if recipe.flip and data.x.ndim != 4:
         raise InputError(f"flip mirrors images, and the data holds samples {data.x.shape[1:]}")
     shape = data.x.shape[1:]

@@ -8,7 +8,7 @@ run goes on from.
 
 import contextlib
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,51 +24,17 @@ from ..model import Model
 from ..nn import params
 from ..nn.ops import Ops
 from ..schedule import Schedule
-from ..settings import Recipe, check_settings, setting, split
-from ..shards import ALONE, Alone
+from ..settings import Recipe, split
 from ..training import Trainer, TrainState, read_record
 from . import checkpoint, files, lock, memory, threads
+from .kept import RunSettings
 from .load import from_checkpoint, net_to_meta
 from .log import NAME as LOG
 from .log import RunLog
-from .new import fresh_trainer, numbered
-from .progress import Progress, watching
-from .source import Pair, as_trained, check_digest, check_trained
+from .new import fresh_trainer, needs, numbered
+from .progress import watching
+from .source import as_trained, check_digest, check_trained
 from .start import start
-
-Stop = Callable[[], bool]  # called after each step: True ends the run early
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """How a run is kept, watched and computed. Raises InputError for counts that cannot be."""
-
-    save_every: int = setting(500, "steps between checkpoints", low=1, metavar="N")
-    log_every: int = setting(10, "steps between lines of the log", low=1, metavar="N")
-    keep: int = setting(2, "how many of the newest checkpoints stay", low=1, metavar="K")
-    # None: numpy, or when a run goes on the one that it was trained with
-    backend: str | None = setting(None, "a name in backend.NAMES")
-    # one of backend.PRECISIONS; None: the run's, which is fp32 for a new one
-    precision: str | None = setting(None, "of the backend's products")
-    # of the images, as of `sets.from_array`: (0, 255) for bytes, (-1, 1) for floats
-    value_range: Pair | None = setting(None, "what the images' numbers span")
-    # True shows a line of progress, None only in a notebook
-    progress: Progress | bool | None = setting(None, "whether to show it, or what is to be told")
-    stop: Stop | None = setting(None, "called after each step; True ends the run early")
-    team: Alone = setting(ALONE, "the processes that share the work")
-    start: Model | None = setting(None, "a model to fine-tune: its network, schedule and target")
-    limit: int | None = setting(None, "the most bytes that training may take", low=1)
-    # kept in the checkpoint, under these names, beside the run's own settings: JSON's kinds
-    meta: dict[str, Any] | None = None  # the user's own
-    data: dict[str, Any] | None = None  # how to find the data again: the fields of `Source`
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """What a checkpoint keeps of these settings."""
-        return {"log_every": self.log_every, "save_every": self.save_every, "keep": self.keep}
 
 
 def train(
@@ -182,13 +148,20 @@ def resume(
             recipe = _recipe(out, meta, steps)
         ops = kept.team.use(goes_on_with(kept.backend, kept.precision, meta))
         known = numbered(data.labels)
-        memory.check_card(trained.net, recipe, data.x, ops, kept.progress is True)
+        _check_memory(trained, recipe, data, ops, kept)
         s, state = trained.schedule, state.on(ops)
         trainer = Trainer(trained.net, s, data.x, recipe, state, ops, known)
         own = {"recipe": asdict(recipe), "backend": ops.name, "precision": ops.precision}
         about = checkpoint.plain({**meta, **own, **_changed(kept, settings)})
         _agree(kept, trainer, about)
         return _Run(trainer, out, about, kept).to_the_end()
+
+
+def _check_memory(trained, recipe, data, ops, kept):
+    """Raises InputError where going on takes more than is free, here or on the card."""
+    taken = needs(trained.net, recipe, trained.schedule, trained.shape, ops)
+    memory.check("this run", taken, kept.limit)
+    memory.check_card(trained.net, recipe, data.x, ops, kept.progress is True)
 
 
 def _agree(kept, trainer, about):
@@ -373,9 +346,10 @@ def _held(out: str | Path | None) -> Iterator[None]:
     if out is None:
         yield
         return
-    made = [folder for folder in (Path(out), *Path(out).parents) if not files.kind(folder)]
+    path = files.named(out)
+    made = [folder for folder in (path, *path.parents) if not files.kind(folder)]
     try:
-        Path(out).mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {out}: {error.strerror}") from None
     try:
@@ -383,7 +357,7 @@ def _held(out: str | Path | None) -> Iterator[None]:
             files.clear(out)
             yield
     except BaseException:
-        _leave(Path(out), made)
+        _leave(path, made)
         raise
 
 

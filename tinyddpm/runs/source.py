@@ -90,7 +90,7 @@ def as_trained(
     images: ArrayLike, labels: ArrayLike | None, value_range: Pair | None = None
 ) -> sets.Data:
     """Images or points as float32 and labels as int64 or None, after the checks of training."""
-    return sets.from_array(np.asarray(images), labels, "the images", value_range)
+    return sets.from_array(images, labels, "the images", value_range)
 
 
 def check_trained(meta: dict[str, Any], run: str | Path) -> None:
