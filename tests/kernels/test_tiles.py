@@ -21,6 +21,8 @@ CPUS = {
     "znver4": (f"{AVX2},+avx512f,+avx512vl,+avx512bw,+avx512dq,+avx512cd", "16:2x12:2x8"),
 }
 
+NARROW = 6  # sums of the tiles for few output channels
+
 
 def child(code, tmp_path, **environment):
     """Run a Python file or code of the tests' in a process of its own; returns what it did."""
@@ -46,7 +48,8 @@ def test_the_tiles_keep_their_sums_in_registers(cpu, tmp_path):
     for kernel, loops in found["kernels"].items():
         tile = direct if kernel.startswith("direct") else winograd
         # the full tile is among them, not unrolled: a multiply-add for each of its sums
-        assert tile.vectors * tile.pixels in [sums for sums, _ in loops], (kernel, loops)
+        full = NARROW if kernel.endswith("narrow") else tile.vectors * tile.pixels
+        assert full in [sums for sums, _ in loops], (kernel, loops)
         assert all(on_stack == 0 for _, on_stack in loops), (kernel, loops)
 
 

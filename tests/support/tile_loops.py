@@ -15,7 +15,7 @@ FLOATS, TABLE, INT = (
     types.Array(types.int32, 1, "C"),
     types.int64,
 )
-CORNERS = types.Array(types.int32, 2, "C")
+ROWS = types.Array(types.float32, 2, "C")
 KERNELS = {
     "direct.correlate": (
         direct.correlate,
@@ -24,6 +24,14 @@ KERNELS = {
     "direct.outer": (
         direct.outer,
         (FLOATS, TABLE, *[INT] * 3, FLOATS, TABLE, INT, FLOATS, INT, FLOATS),
+    ),
+    "direct.correlate_narrow": (
+        direct.correlate_narrow,
+        (FLOATS, TABLE, *[INT] * 3, ROWS, *[FLOATS] * 2, TABLE, FLOATS, TABLE),
+    ),
+    "direct.outer_narrow": (
+        direct.outer_narrow,
+        (FLOATS, TABLE, *[INT] * 3, FLOATS, TABLE, INT, ROWS, FLOATS),
     ),
     "winograd.correlate": (winograd._multiply, (FLOATS, INT, INT, FLOATS, FLOATS, *[INT] * 3)),
     "winograd.outer": (
