@@ -267,6 +267,7 @@ def test_labels_beside_that_are_not_needed_do_not_refuse_the_pictures(tmp_path):
     "name, content, words",
     [
         ("a.zip", zipped([("cat/1.jpg", b"a"), ("cat/2.jpg", b"b")], 0), "is a .zip of 2 .jpg: un"),
+        ("a.pt", zipped([("a/data.pkl", b"a"), ("a/data/0", b"b")], 0), "is PyTorch's: load it"),
         ("a.csv", b"1,0.5,2\n3,4,5\n", r"a table of text \(CSV\): read it with numpy.loadtxt"),
         ("a.tsv", b"label\tpixel\r\n1\t2\r\n", r"a table of text \(CSV\)"),
         ("a.txt", b"hello\nworld, too", "none of .npy, .npz"),

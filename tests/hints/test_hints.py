@@ -11,7 +11,7 @@ import tinyddpm as td
 ROOT = pathlib.Path(__file__).parents[2]
 FACE = ast.parse((ROOT / "tests" / "hints" / "public_face.py").read_text(encoding="utf-8"))
 # Operations on arrays of any backend: what goes in and out is in the words of each docstring.
-ARITHMETIC = {"formulas.py", "ops.py", "device.py", "params.py", "optim.py"}
+ARITHMETIC = {"formulas.py", "ops.py", "convolution.py", "device.py", "params.py", "optim.py"}
 MODULES = [
     path for path in sorted((ROOT / "tinyddpm").rglob("*.py")) if path.name not in ARITHMETIC
 ]

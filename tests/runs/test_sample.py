@@ -41,6 +41,8 @@ def run(tmp_path_factory):
         ({"seed": 2**64}, "seed must be a whole number"),
         ({"trajectory": 1}, "trajectory"),
         ({"guidance": 1.0}, "guidance needs a class"),
+        ({"progress": "no"}, "progress must be True, False or None, got 'no'"),
+        ({"team": 3}, "team must be what tinyddpm.parallel.join gives, got 3"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(run, how, words):

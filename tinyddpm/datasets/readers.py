@@ -222,6 +222,8 @@ def _npz_members(archive):
     members = {}
     kinds = Counter(Path(info.filename).suffix for info in archive.infolist() if not info.is_dir())
     if kinds and ".npy" not in kinds:
+        if ".pkl" in kinds:
+            raise InputError("is PyTorch's: load it there and save the array with numpy.save")
         shown = ", ".join(f"{count} {kind or 'without a suffix'}" for kind, count in kinds.items())
         raise InputError(f"is a .zip of {shown:.80}: unpack it and give the folder")
     for info in archive.infolist():

@@ -17,7 +17,7 @@ from ..nn.unet import UNet
 from ..noise import Noise
 from ..process import Array
 from ..settings import Sampling, of_type, split
-from ..shards import ALONE
+from ..shards import ALONE, Alone
 from ..solvers import sample_with, steps_taken
 from . import checkpoint, memory, threads
 from .load import load
@@ -92,7 +92,7 @@ def sample(
         InputError: for settings that make no sense, or samples beyond the free memory.
         TinyDDPMError: the samples are not finite; it names the step.
     """
-    show, team = how.pop("progress", None), how.pop("team", ALONE)
+    show, team = _watched(how)
     split(how, Sampling, own=OWN)  # a wrong name is told before a model is loaded
     n, trajectory = _checked(n, seed, trajectory, label, guidance)
     trained = _model(model)
@@ -245,6 +245,19 @@ def _model(model: Trained) -> Model:
     if not isinstance(model, Model):
         raise InputError(f"a Model, or the path of a run, is needed to sample; got {model!r:.80}")
     return model
+
+
+def _watched(how):
+    """What is shown and who shares the work, taken out of the settings of `sample`.
+
+    Raises InputError for other kinds of values.
+    """
+    show, team = how.pop("progress", None), how.pop("team", ALONE)
+    if not (show is None or isinstance(show, bool)):
+        raise InputError(f"progress must be True, False or None, got {show!r:.80}")
+    if not isinstance(team, Alone):
+        raise InputError(f"team must be what tinyddpm.parallel.join gives, got {team!r:.80}")
+    return show, team
 
 
 def _checked(n, seed, trajectory, label, guidance):
