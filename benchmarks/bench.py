@@ -65,7 +65,15 @@ def benches(names=None):
     found = {name: backend.get(name) for name in NAMES if name == "numpy" or name in names}
     machine.keep_pages()
     with machine.workers(max(ops.shards for ops in found.values())) as share:
-        yield {name: Bench(name, ops, share) for name, ops in found.items()}
+        yield {
+            name: Bench(name, ops, share if ops.xp is np else in_turn)
+            for name, ops in found.items()
+        }
+
+
+def in_turn(function, items):
+    """The map of a device, whose stream is that of the thread that asks: no other thread's."""
+    return [function(item) for item in items]
 
 
 def ceilings(found, seconds):

@@ -6,9 +6,11 @@ one, beside PyTorch and beside what the model predicts; crossover sizes against 
 or what the budget has no time for, is one line, and the rest goes on.
 """
 
+import gc
 import importlib.util
 import pathlib
 import re
+import sys
 
 from tinyddpm import backend
 from tinyddpm.errors import InputError
@@ -50,7 +52,8 @@ class Card:
         self.session = Session(args.budget or BUDGET, self._free, _tell)
         self.nets = gpu_steps.networks(args)
         self.name = backend.about("cuda").rsplit(", ", 1)[-1]
-        self.figures = {}
+        self.figures = {"failed": self.session.failed, "dropped": self.session.dropped}
+        self.peer = bool(args.peer) and self.session.attempt("PyTorch", _torch) is not None
 
     def measure(self):
         """(figures, path): they are written after each part, so that nothing is lost."""
@@ -67,9 +70,10 @@ class Card:
         limits = limits or {}
         given = self.session, self.found, limits, elements, short
         self._keep("kernels", gpu_kernels.run(*given), gpu_kernels.table)
-        self._keep("steps", self._steps(elements, limits, pace))
+        setting = self._setting(elements, limits, pace)
+        self._keep("steps", self._steps(setting))
         self._keep("crossover", self._crossover(size, limits))
-        self.figures["failed"], self.figures["dropped"] = self.session.failed, self.session.dropped
+        self._keep("kernels of a step", self._shares(setting))
         self.figures["seconds"] = self.session.spent()
         for word in ("failed", "dropped"):
             print(f"\n{word}: {'; '.join(self.figures[word]) or 'nothing'}")
@@ -83,11 +87,10 @@ class Card:
         return pathlib.Path(self.args.json) if self.args.json else kept
 
     def _free(self):
+        gc.collect()
         gpu_kernels.free(self.ops)
-        if self.args.peer:
-            from . import torch_card
-
-            torch_card.free()
+        if "torch" in sys.modules and self.args.peer:
+            sys.modules["torch"].cuda.empty_cache()  # which does nothing where there is no card
 
     def _keep(self, title, part, table=None):
         """Print a part and write all parts so far."""
@@ -98,7 +101,9 @@ class Card:
 
     def _header(self, limits):
         """Print and keep what all is measured on."""
-        about = report.header(self.found, {"device": limits} if limits else {}, self.args.peer)
+        about = report.header(
+            self.found, {"device": limits} if limits else {}, self.peer and self.args.peer
+        )
         self.figures["machine"], self.figures["ceilings"] = about, limits
         _tell("\n".join(f"{name}: {text}" for name, text in about.items()))
 
@@ -108,7 +113,7 @@ class Card:
         known = self.session.attempt("Philox, known answers", gpu_launch.known_answers)
         if known:
             _tell(f"Philox, known answers: {known} words, bit for bit")
-        given = self.session, self.found["cuda"], self.args.peer, size.launches, size.readings
+        given = self.session, self.found["cuda"], self.peer, size.launches, size.readings
         rows = gpu_launch.overhead(*given)
         _tell(gpu_launch.table(rows))
         return rows
@@ -123,11 +128,23 @@ class Card:
             _tell(f"{what}: {value if isinstance(value, str) else f'{value:.1f} us'}")
         return rows
 
-    def _steps(self, elements, limits, pace):
-        """The networks' figures, each printed and written when it is there."""
+    def _setting(self, elements, limits, pace):
+        """What the networks are measured with."""
         busy = gpu_kernels.busy(self.found["cuda"], elements, limits.get("GB/s", 1e3))
-        given = self.found, pace, bool(self.args.peer), busy, self._free
-        setting, figures = gpu_steps.Setting(self.session, *given), {}
+        given = self.found, pace, self.peer, busy, self._free
+        return gpu_steps.Setting(self.session, *given)
+
+    def _shares(self, setting):
+        """Where the networks' time goes, each printed when it is there."""
+        figures = {}
+        for what, found in gpu_steps.kernels(setting, self.nets, self.figures["steps"]):
+            figures[what] = found
+            _tell(gpu_steps.shares_table(what, found))
+        return figures
+
+    def _steps(self, setting):
+        """The networks' figures, each printed and written when it is there."""
+        figures = {}
         for what, found in gpu_steps.run(setting, self.nets):
             figures[what] = found
             self._keep("steps", figures)
@@ -151,6 +168,13 @@ class Card:
         if self.args.plot and curves:
             crossover.draw(curves, self.args.plot, limits.get("GB/s"))
         return found
+
+
+def _torch():
+    """PyTorch's GPU. Raises InputError, or what breaks when it is imported."""
+    from . import torch_card
+
+    return torch_card.device()
 
 
 def _tell(line):

@@ -26,6 +26,7 @@ def count(bench, step):
     """
     cuda = bench.ops.xp.cuda
     stream = cuda.Stream(non_blocking=True)
+    bench.wait()  # for what the step reads: this stream waits for no other
     with stream, cuda.using_allocator(cuda.MemoryPool().malloc):
         for again in (True, False):
             step(), step()  # what this stream needs is made, and its memory lies in the pool
@@ -39,6 +40,7 @@ def count(bench, step):
             finally:
                 with contextlib.suppress(cuda.runtime.CUDARuntimeError):
                     stream.end_capture()
+                stream.synchronize()
 
 
 def _captured(stream):

@@ -3,6 +3,8 @@ in turn; beside each what the model of device_time.py says.
 """
 
 import contextlib
+import functools
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -67,6 +69,21 @@ def run(setting, nets):
             yield one.what, figures
 
 
+def kernels(setting, nets, figures):
+    """Yields ("NET, PRECISION", where the time of its train step goes) of what has been timed.
+
+    To be called when all is timed: launches are slower when CUPTI has been at work.
+    """
+    for (title, case), precision in itertools.product(nets.items(), backend.PRECISIONS):
+        one = Network(setting, title, case, case, precision)
+        rows = figures.get(one.what, {}).get("train step", {})
+        if "cuda" in rows and LAUNCHED in rows:
+            found = setting.session.attempt(f"{one.what}, kernels", one.shares, rows)
+            setting.free()
+            if found:
+                yield one.what, found
+
+
 def predicted(case):
     """{"train": {kind: Work}, "sampling": {kind: Work}}."""
     from . import tracing
@@ -99,7 +116,7 @@ class Network:
         return torch_card.products(self.precision)
 
     def measure(self, want, works):
-        """{"train step": rows, "sampling step": rows, "nodes", "predicted", "kernels"}."""
+        """{"train step": rows, "sampling step": rows, "nodes", "predicted"}."""
         attempt, found = self.setting.session.attempt, {}
         contenders, marks = self._contenders(want)
         for kind, functions in contenders.items():
@@ -114,21 +131,29 @@ class Network:
                 found["nodes"][kind] = attempt(
                     f"{self.what}, {kind} nodes",
                     gpu_nodes.count,
-                    self._launched(),
+                    self.launched,
                     functions[LAUNCHED],
                 )
             if works and "cuda" in rows:
                 found["predicted"][kind] = self._predicted(works[kind], rows["cuda"])
-        rows = found.get("train step", {})
-        if "cuda" in rows and LAUNCHED in rows:
-            seconds = rows["cuda"]["median_ms"] / 1e3, rows[LAUNCHED]["host_ms"] / 1e3
-            given = contenders["train"]["cuda"], self.case, self._launched(), self.setting.busy
-            found["kernels"] = attempt(
-                f"{self.what}, kernels", gpu_nodes.shares, *given, seconds, self.setting.peer
-            )
         return found
 
-    def _launched(self):
+    def shares(self, rows):
+        """Where a train step's time goes, as `gpu_nodes.shares`; rows: its times."""
+        seconds = rows["cuda"]["median_ms"] / 1e3, rows[LAUNCHED]["host_ms"] / 1e3
+        train, *_ = network.ours(self.case, self.recorded)
+        for _ in range(AGAIN):
+            train()
+        given = train, self.case, self.launched, self.setting.busy, seconds, self.setting.peer
+        return gpu_nodes.shares(*given)
+
+    @functools.cached_property
+    def recorded(self):
+        """The backend `cuda`."""
+        return replace(self.setting.found["cuda"], ops=backend.get("cuda", self.precision))
+
+    @functools.cached_property
+    def launched(self):
         """The backend `cuda`, launched one by one."""
         bench = self.setting.found["cuda"]
         ops = backend.get("cuda", self.precision)
@@ -144,9 +169,7 @@ class Network:
     def _contenders(self, want):
         """({kind: {name: step}}, {name: Events}) of all that can be timed."""
         attempt, steps, marks = self.setting.session.attempt, {"train": {}, "sampling": {}}, {}
-        launched, last = self._launched(), None
-        recorded = replace(launched, ops=backend.get("cuda", self.precision))
-        benches = {LAUNCHED: launched, "cuda": recorded, **self._others()}
+        last, benches = None, {LAUNCHED: self.launched, "cuda": self.recorded, **self._others()}
         for name, bench in benches.items():
             same = last if name == "cuda" else None
             found = attempt(f"{self.what}, {name}", self._ours, name, bench, want, same)
@@ -230,12 +253,15 @@ def table(what, figures):
                 f"    predicted for an H200: {model['ms']:.3f} ms, {model['nodes']} nodes; "
                 f"{model['error']:+.0%} from what was measured"
             )
-    kernels = figures.get("kernels")
-    if kernels:
-        whole = sum(ms for ms, _ in kernels["ms"].values()) or 1
-        lines.append(f"    train step by kernel ({kernels['by']}):")
-        for name, (ms, number) in kernels["ms"].items():
-            lines.append(f"        {name:32}{ms:9.3f} ms{ms / whole:6.0%}{number:8.0f} kernels")
+    return "\n".join(lines)
+
+
+def shares_table(what, found):
+    """Where the time of a train step goes, as text."""
+    whole = sum(ms for ms, _ in found["ms"].values()) or 1
+    lines = [f"\n{what}: train step by kernel ({found['by']})"]
+    for name, (ms, number) in found["ms"].items():
+        lines.append(f"    {name:40}{ms:11.3f} ms{ms / whole:7.0%}{number:8.0f} kernels")
     return "\n".join(lines)
 
 

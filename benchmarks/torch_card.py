@@ -102,9 +102,3 @@ def captured(title, step):
         return result
 
     return replay
-
-
-def free():
-    """Give back the memory that PyTorch keeps for later."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -121,8 +121,8 @@ class MemoryPool:
         refuse("giving memory back")
 
 
-class State:
-    """The current stream, the current pool, and what is being captured."""
+class State(threading.local):
+    """The current stream, pool and device, and what is being captured: a thread has its own."""
 
     def __init__(self):
         self.streams, self.capturing, self.allocator, self.pool = [Stream(null=True)], None, None, 0

@@ -383,7 +383,7 @@ _module.lib = SimpleNamespace(
 memory = {"free": 1 << 30, "total": 1 << 31, "pool": 0}  # bytes; a test may change them
 _module.RawModule = strict_cuda.RawModule
 _module.linalg = SimpleNamespace(norm=lambda *a, **k: call(np.linalg.norm, *a, **k))
-strict_cuda.state.wait = wait
+strict_cuda.State.wait = staticmethod(wait)
 _pool = strict_cuda.MemoryPool()
 _pool.free_bytes = lambda: memory["pool"]
 _module.get_default_memory_pool = lambda: _pool
