@@ -5,12 +5,16 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from tinyddpm import MLP
+from tinyddpm import MLP, UNet, linear, noise
+from tinyddpm.nn import params
 from tinyddpm.nn.device import FusedStep
+from tinyddpm.nn.ops import Ops
 from tinyddpm.nn.optim import AdamWFactors, Vectors
+from tinyddpm.training import Batch, Objective, loss_and_grad
 
 from . import blank, device_time, gpu_kernels, gpu_nodes, roofline, tracing
 from .gpu_session import Session
+from .precision import CardsProducts, apart, tf32
 
 
 def _noted(xp):
@@ -139,6 +143,34 @@ def the_products_of_a_step_are_the_networks():
     assert done - 3 * 2 * B * (weights + of_t) in (0, 2 * B * biases)
 
 
+def tf32_keeps_ten_bits():
+    """Of factors written down by hand, to even where two are as near."""
+    x = np.float32([1, 1 + 2**-10, 1 + 2**-11, 1 + 3 * 2**-11, -3 - 2**-9, 1 + 2**-12])
+    assert tf32(x).tolist() == [1, 1 + 2**-10, 1, 1 + 2**-9, -3 - 2**-9, 1]
+
+
+def products_of_exact_factors_are_the_references():
+    """A U-Net of odd sides, by tiles and by patches; of rounded factors some 2^-11 apart."""
+    net = UNet(base=8, mults=(1, 2), blocks=1, groups=4, attention=(False, True))
+    theta = 0.2 * noise.normal((1, params.size(net.spec())), 1)[0]
+    x0, eps = (noise.normal((2, 10, 6, 1), seed) for seed in (2, 3))
+    batch = Batch(x0, np.array([3, 70]), eps)
+
+    def answer(ops):
+        grad = np.zeros_like(theta)
+        p, g = (params.views(net.spec(), flat) for flat in (theta, grad))
+        loss_and_grad(ops, net, p, g, linear(100), batch, Objective())
+        return net.forward(ops, p, x0, batch.t, []), grad
+
+    want = answer(Ops())
+    for fewest, most in ((0, 1e9), (1e18, 0)):
+        for name, low, high in (("fp32", 0, 1e-5), ("tf32", 2**-14, 2**-6)):
+            ops = CardsProducts(name, 1)
+            ops.fewest, ops.most = fewest, most
+            for got, right in zip(answer(ops), want):
+                assert low <= apart(got, right) <= high, (name, fewest)
+
+
 def predicted_seconds_are_sums():
     """100 nodes, 42 MB and 5 GFLOP, added up by hand."""
     work = blank.Work(100, 42_000_000, 5_000_000_000)
@@ -234,6 +266,8 @@ CHECKS = (
     a_kernel_moves_its_arrays,
     a_small_layer_is_one_node,
     the_products_of_a_step_are_the_networks,
+    tf32_keeps_ten_bits,
+    products_of_exact_factors_are_the_references,
     predicted_seconds_are_sums,
     the_steps_that_were_measured_are_counted_as_by_their_profile,
     the_prediction_is_as_far_off_as_docs_say,

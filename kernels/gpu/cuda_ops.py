@@ -47,7 +47,7 @@ class CudaKernels(CudaLayers):
         """Ops.normal, on the device."""
         z = self.xp.empty(shape, np.float32)
         words = self._counter(shape[0], seed, purpose, step, first_sample)
-        self._launch_rows("normal", shape, [z.reshape(-1)], *words)
+        self._launch_rows("normal", shape, [z.reshape(-1)], *words, each=8)
         return z
 
     def noised(self, x0, eps, c_x0, c_eps):

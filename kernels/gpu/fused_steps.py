@@ -72,7 +72,7 @@ def normal_kernel(wide):
 
     @cuda.jit(fastmath=True)
     def normal(z, samples, n, words, clock):
-        """z ~ N(0, I).
+        """z ~ N(0, I); a thread takes eight elements, of two counters under one series of keys.
 
         Args:
             z: float32, filled.
@@ -81,8 +81,12 @@ def normal_kernel(wide):
         """
         row, first, left = place(n)
         if left > 0 and row < samples:
+            next_first = first + np.int32(4 * cuda.blockDim.x * cuda.gridDim.y)
             z0, z1, z2, z3 = draw(row, first, words, clock)
+            y0, y1, y2, y3 = draw(row, next_first, words, clock)
             store(z, flat(row, n, first), left, z0, z1, z2, z3)
+            if next_first < n:
+                store(z, flat(row, n, next_first), n - next_first, y0, y1, y2, y3)
 
     return {"normal": normal}
 

@@ -165,8 +165,8 @@ class Launcher:
             self.functions[key] = module.get_function(cubins.entry(name))
         return self.functions[key]
 
-    def _launch_rows(self, name, shape, arrays, *arguments, times=1):
-        """Start a kernel of `fused_steps` over rows, four elements a thread.
+    def _launch_rows(self, name, shape, arrays, *arguments, times=1, each=4):
+        """Start a kernel of `fused_steps` over rows.
 
         Args:
             name: the kernel's; its wide form is taken where every row allows it.
@@ -174,14 +174,15 @@ class Launcher:
             arrays: the kernel's arrays, flat.
             arguments: what follows the rows' number and length.
             times: how many such shapes lie one behind the other, as blockIdx.z counts.
+            each: the elements of a thread.
         """
         samples, n = shape[0], math.prod(shape[1:])
         wide = n % 4 == 0 and aligned(arrays)
-        across, tiles = tiles_for(-(-n // 4), STEP_THREADS)
+        across, tiles = tiles_for(-(-n // each), STEP_THREADS)
         if tiles > MOST_TILES:
             raise InputError(
-                f"a CUDA kernel takes samples of at most {4 * STEP_THREADS * MOST_TILES} elements, "
-                f"got {n}"
+                "a CUDA kernel takes samples of at most "
+                f"{each * STEP_THREADS * MOST_TILES} elements, got {n}"
             )
         down, rows = tiles_for(samples, STEP_THREADS // across)
         sizes = np.int32(samples), np.int32(n)

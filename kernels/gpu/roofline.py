@@ -59,7 +59,8 @@ BYTES = {
     "norm_silu_backward": 12,
 }
 # Which loops do a kernel's work, and elements a turn; a kernel not named here takes four elements a
-# thread, once.
+# thread, once, or EIGHT.
+EIGHT = ("normal",)
 LOOPS = {
     **dict.fromkeys(("norm", "norm_silu"), ("passes", 1)),  # arrays that a pass reads
     **dict.fromkeys(("norm_backward", "norm_silu_backward"), ("passes", 2)),
@@ -139,7 +140,7 @@ def instructions(name, code, loops):
     """
     if name not in LOOPS:
         ends = [i for i, (_, text) in enumerate(code) if re.search(r"\b(EXIT|ret)\b", text)]
-        return (max(ends) + 1) / 4
+        return (max(ends) + 1) / (8 if name in EIGHT else 4)
     kind, elements = LOOPS[name]
     if kind == "passes":
         return _passes(code, loops, elements)

@@ -299,6 +299,8 @@ def test_what_it_counts_and_compares_is_right():
         "a_kernel_moves_its_arrays: ok",
         "a_small_layer_is_one_node: ok",
         "the_products_of_a_step_are_the_networks: ok",
+        "tf32_keeps_ten_bits: ok",
+        "products_of_exact_factors_are_the_references: ok",
         "predicted_seconds_are_sums: ok",
         "the_steps_that_were_measured_are_counted_as_by_their_profile: ok",
         "the_prediction_is_as_far_off_as_docs_say: ok",

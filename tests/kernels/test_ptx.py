@@ -23,7 +23,7 @@ ROWS = ["normal", "noised", "noised_drawn", "reverse", "reverse_drawn"]
 # 16-byte loads and stores of each kernel that has a wide variant (im2col's stores: with and without
 # a pixel to load)
 VECTORS = {
-    "normal": (0, 1),
+    "normal": (0, 2),
     "noised": (2, 1),
     "noised_drawn": (1, 2),
     "reverse": (3, 1),
@@ -137,6 +137,7 @@ def test_few_registers_no_stack_no_spills(name, wide, cc):
     # a normalisation has several loads under way in each thread: two blocks of 256 fit a processor
     norm = name.startswith("norm_") or name == "norm"
     most = 96 if name in DENSE else 72 if name in TILED else 64 if name == "col2im" else 40
+    most = 48 if name == "normal" else most  # which holds two counters
     assert found.registers <= (65536 // (2 * 256) if norm else most)
 
 
@@ -146,7 +147,7 @@ def test_instructions_stay_below_what_an_h100_issues_while_it_waits_for_memory(n
     if found["from"] != "SASS":
         pytest.skip("no ptxas or no cuobjdump to count with")
     if name in ("normal", "dropout_mask"):  # write four bytes and read none: arithmetic is all
-        assert found["instructions"] < 60
+        assert found["instructions"] < (43 if name == "normal" else 60)
     elif name.startswith("softmax"):  # passes over a row in the nearest cache
         assert found["instructions"] < 2 * roofline.CARDS["h100"].budget(roofline.BYTES[name])
     else:
@@ -341,7 +342,8 @@ def test_counting_on_a_listing_written_by_hand():
     assert loops == [(1, 3), (4, 5)]
     # the second loop touches no memory
     assert roofline.instructions("softmax", code, loops) == 3
-    assert roofline.instructions("normal", code, loops) == 7 / 4
+    assert roofline.instructions("silu", code, loops) == 7 / 4
+    assert roofline.instructions("normal", code, loops) == 7 / 8
 
 
 def test_counting_the_passes_of_a_normalisation_by_hand():

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tinyddpm.kernels.gpu import capture, cuda_ops
+from tinyddpm.kernels.gpu import capture, cubins, cuda_ops
 
 import tinyddpm as td
 import tinyddpm.backend
@@ -204,6 +204,36 @@ def test_the_derivative_of_a_model_is_recorded(labels):
         recorded, launched, reference = (np.array(found[i + kind]) for i in (0, 2, 4))
         assert np.array_equal(recorded, launched) and recorded.dtype == (np.float32, float)[kind]
         assert np.abs(recorded - reference).max() <= 1e-4 * np.abs(reference).max()
+
+
+# Of one step of each of SAMPLERS: graphs replayed, and what is launched beside them. Each graph
+# goes with three launches, four of a class: what it reads and its numbers are copied in, its result
+# is copied out. The rest is a sampler's own arithmetic, of which `sample` then tells.
+BESIDE = [(1, 3), (1, 4), (1, 18), (1, 3), (2, 18), (1, 3), (2, 31), (1, 14)]
+
+
+@pytest.mark.parametrize("how, beside", [*zip(SAMPLERS, BESIDE)], ids=str)
+def test_what_a_samplers_step_launches(how, beside, monkeypatch, capsys):
+    """docs/9-gpu.md has this table."""
+    counts = []
+    sample = importlib.import_module("tinyddpm.runs.sample")
+    sample._say_once.cache_clear()
+    monkeypatch.setattr(cubins, "_notice", lambda: None)
+    for taken in (4, 7):
+        trained = model(backend(), net_for(how))
+        before = strict_cuda.Graph.launches, strict_cuda.State.launched
+        td.sample(trained, 2, **{**how, "steps": taken})
+        after = strict_cuda.Graph.launches, strict_cuda.State.launched
+        counts.append([b - a for a, b in zip(before, after)])
+    assert [(b - a) / 3 for a, b in zip(*counts)] == list(beside)
+    name = "a learned variance" if "variance" in how else how["sampler"]
+    line = f"tinyddpm: {name}: the network is one graph, the rest of a step is launched by itself\n"
+    assert capsys.readouterr().err == (line if beside[1] > 4 else "")
+    plain = model(backend(recorded=False), net_for(how))
+    monkeypatch.setattr(capture, "say", lambda line: None)
+    sample._say_once.cache_clear()
+    td.sample(plain, 2, **{**how, "steps": 2})
+    assert capsys.readouterr().err == ""
 
 
 def test_one_recording_serves_every_chunk_class_and_seed(monkeypatch):

@@ -296,7 +296,7 @@ def test_what_the_kernels_refuse():
         (lambda: adamw(Vectors(x[0], x[0], x[0], one), x[0]), "shape"),
         (lambda: SIM.normal((2, 3), step=2**32), "step"),
         (lambda: SIM.normal((2, 3), first_sample=2**32 - 1), "sample"),
-        (lambda: SIM.normal((1, 4 * 16 * 65535 + 1)), "elements"),
+        (lambda: SIM.normal((1, 8 * 16 * 65535 + 1)), "elements"),
     ]
     for call, words in refused:
         with pytest.raises(InputError, match=words):

@@ -124,6 +124,8 @@ class MemoryPool:
 class State(threading.local):
     """The current stream, pool and device, and what is being captured: a thread has its own."""
 
+    launched = 0  # operations that no graph holds, of all threads
+
     def __init__(self):
         self.streams, self.capturing, self.allocator, self.pool = [Stream(null=True)], None, None, 0
         self.device = 0
@@ -156,6 +158,7 @@ def refuse(what):
 def submit(name, run):
     """Run an operation of the device, or make it a node of the graph that is being captured."""
     if state.capturing is None:
+        State.launched += 1
         run()
         return
     assert state.streams[-1] is state.capturing, "an operation on another stream than the captured"

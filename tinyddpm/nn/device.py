@@ -46,6 +46,7 @@ class Steps:
     name = "numpy"
     xp = np  # the module of its arrays
     precision = "fp32"  # of its products: "tf32" keeps 10 bits of their factors
+    recorded = False  # whether `repeated` records and replays
     lazy = False  # whether reading a number from an array means waiting for a device
     shards = 2  # into how many parts a batch is cut that run side by side; a device takes it whole
     formulas = numpy_formulas

@@ -1,6 +1,7 @@
 """Drawing samples from a trained model, in parts that run side by side."""
 
 import contextlib
+import functools
 import math
 import sys
 from dataclasses import fields
@@ -23,6 +24,7 @@ from . import checkpoint, memory, threads
 from .load import load
 from .progress import Bar
 
+WHOLE = ("ancestral", "ddim", "euler")  # samplers whose steps a backend takes as a whole
 CHUNK = 128  # samples that go through a sampler together
 OWN = (
     "n",
@@ -115,6 +117,18 @@ def sample(
     return room if trajectory else images
 
 
+def _tell(settings):
+    """Say once where a recorded step is no graph as a whole."""
+    if settings.sampler not in WHOLE or settings.variance == "learned":
+        _say_once("a learned variance" if settings.variance == "learned" else settings.sampler)
+
+
+@functools.cache
+def _say_once(what):
+    line = f"{what}: the network is one graph, the rest of a step is launched by itself"
+    print(f"tinyddpm: {line}", file=sys.stderr)
+
+
 def _together(model, n):
     """How many samples are drawn at once: a chunk, or as many as a device has room for.
 
@@ -201,6 +215,8 @@ def _chunk(model, noise, settings, into, bar):
     """
     images, parts, kept = into
     frames, ops, done = dict(zip(kept, parts)), model.ops, 0
+    if ops.recorded:
+        _tell(settings)
     xT = ops.normal(images.shape, noise.seed, counter_noise.PRIOR, 0, noise.first_sample)
     if 0 in frames:
         frames[0][:] = ops.to_host(xT)
