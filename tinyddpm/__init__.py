@@ -29,6 +29,7 @@ The papers, by the names that the docstrings cite:
     Lu22        DPM-Solver++: fast solver for guided sampling of diffusion probabilistic models,
                 arXiv:2211.01095
     Lugmayr22   RePaint: inpainting using denoising diffusion probabilistic models, arXiv:2201.09865
+    Chen16      Training deep nets with sublinear memory cost, arXiv:1604.06174
     Karras22    Elucidating the design space of diffusion-based generative models, arXiv:2206.00364
     Efron11     Tweedie's formula and selection bias, Journal of the American Statistical
                 Association 106

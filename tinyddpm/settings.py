@@ -161,6 +161,12 @@ class Recipe:
         low=1,
         metavar="N",
     )
+    # Chen16
+    recompute: bool = setting(
+        False,
+        "compute each residual block again in the backward pass, to the same bits: more time, "
+        "less memory",
+    )
     # Ho20 section 4
     flip: bool = setting(False, "show every image mirrored, left for right, half of the time")
     seed: int = setting(0, "of every random number", low=0, below=math.inf)

@@ -19,7 +19,7 @@ from .errors import InputError, TinyDDPMError
 from .likelihood import Tables, bound_tables, vb_loss_and_slope
 from .nn import optim, params
 from .nn.device import Clock, StepNumbers
-from .nn.ops import Ops
+from .nn.ops import Ops, Recompute
 from .process import (
     Array,
     at,
@@ -62,6 +62,7 @@ class Objective:
     min_snr: float = 0.0  # Hang23's gamma; 0 is weight 1
     vlb: float = 0.0  # lambda of Nichol21 eq. 16; above 0 the output holds a variance too
     tables: Tables | None = None  # of the bound, where t lives if that is a device
+    recompute: bool = False  # whether a U-Net's blocks are computed again in the backward pass
 
 
 def loss_and_grad(
@@ -84,7 +85,7 @@ def loss_and_grad(
         The loss, not scaled by batch.share.
     """
     x0, t, eps = batch.x0, batch.t, batch.eps
-    tape: list[Any] = []
+    tape: list[Any] = Recompute() if objective.recompute else []
     xt = q_sample(s, x0, t, eps) if batch.xt is None else batch.xt  # eq. 4
     y = net.forward(ops, p, xt, t, tape, batch.drop, batch.label)  # eps_theta(x_t, t)
     prediction, mix = split_output(y, objective.vlb > 0)
@@ -224,7 +225,8 @@ class Trainer:
         self.root, self.rest = ops.xp.sqrt(self.s.alpha_bar), ops.xp.sqrt(1 - self.s.alpha_bar)
         half_width = 1 / (recipe.levels - 1) if recipe.levels else None
         tables = bound_tables(s, half_width).on(ops.asarray) if recipe.vlb else None
-        self.objective = Objective(recipe.target, recipe.min_snr, recipe.vlb, tables)
+        r = recipe
+        self.objective = Objective(r.target, r.min_snr, r.vlb, tables, r.recompute)
         self.planned: tuple[int, dict[str, Array]] | None = None
         self.p = params.views(net.spec(), state.theta)
         self.parts = shards.cuts(recipe.batch, recipe.shards)

@@ -138,6 +138,7 @@ def networks(ops: Ops, p: SimpleNamespace, x: Array, t: NDArray[np.int64]) -> No
     assert_type((unet.channels, unet.base, unet.blocks, unet.heads), tuple[int, int, int, int])
     assert_type((unet.mults, unet.attention), tuple[tuple[int, ...], tuple[bool, ...]])
     assert_type((unet.pad, unet.tol, unet.out), tuple[str, float, int | None])
+    assert_type(unet.channels_of_levels, tuple[int, ...])
     mlp = td.MLP(dim=2, hidden=8, layers=1, classes=3, out=None)
     assert_type((mlp.dim, mlp.hidden, mlp.layers, mlp.classes), tuple[int, int, int, int])
     for net in (unet, mlp):

@@ -20,9 +20,11 @@ with warnings.catch_warnings():
     from support import published_peer
     from support.published_peer import first, last
 
-FULL = {**UNETS, "full": CIFAR10}
+# widths of which none is a multiple of the first
+UNEVEN = {**UNETS["heads"], "block_out_channels": [12, 8]}
+FULL = {**UNETS, "full": CIFAR10, "uneven": UNEVEN}
 DDPM = {name: options for name, (_, options) in SCHEDULERS.items()}
-DDPM["full"] = {"variance_type": "fixed_large"}
+DDPM["full"], DDPM["uneven"] = {"variance_type": "fixed_large"}, DDPM["heads"]
 
 
 @pytest.fixture(scope="module", params=FULL)

@@ -50,7 +50,7 @@ def change(folder, file, **entries):
         (UNET, "class_embed_type", "timestep", "null"),
         (UNET, "down_block_types", ["SkipDownBlock2D", "DownBlock2D"], "AttnDownBlock2D are"),
         (UNET, "down_block_types", ["DownBlock2D"], "levels"),
-        (UNET, "block_out_channels", [8, 12], "multiples"),
+        (UNET, "block_out_channels", [8, 0], "at least 1"),
         (UNET, "block_out_channels", [], "list"),
         (UNET, "downsample_padding", 2, "0 or 1"),
         (UNET, "downsample_type", "resnet", "conv"),

@@ -5,7 +5,7 @@ import pytest
 
 import tinyddpm as td
 from tinyddpm.nn import params, sizes
-from tinyddpm.nn.ops import Ops
+from tinyddpm.nn.ops import Ops, Recompute
 
 NETS = [
     (td.MLP(dim=3, hidden=8, layers=1), (3,)),
@@ -29,6 +29,21 @@ class Counted(list):
 @pytest.mark.parametrize("net, shape", NETS)
 def test_parameters_are_those_of_the_spec(net, shape):
     assert sizes.parameters(net) == params.size(net.spec())
+
+
+class CountedBlocks(Counted, Recompute):
+    """The same of the tape on which a block leaves its input."""
+
+
+@pytest.mark.parametrize("net, shape", NETS[2:])
+def test_a_tape_of_blocks_keeps_their_inputs(net, shape):
+    """Those, and the inputs of the few convolutions between them."""
+    theta, x = params.init(net.spec()), np.zeros((6, *shape), np.float32)
+    counts = []
+    for tape in (CountedBlocks(), Counted()):
+        net.forward(Ops(), params.views(net.spec(), theta), x, np.ones(6, np.int64), tape)
+        counts.append(tape.count / 6)
+    assert sizes.kept(net, shape, recompute=True) <= counts[0] < 0.5 * counts[1]
 
 
 @pytest.mark.parametrize("net, shape", NETS)

@@ -120,6 +120,7 @@ NETS = {
         pad="both",
         tol=1e-5,
     ),
+    "widths of any ratio": UNet(**SMALL, mults=(1, 1), attention=(True, False), widths=(6, 4)),
     "no attention in the middle": UNet(
         **SMALL,
         mults=(1, 1),

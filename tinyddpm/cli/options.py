@@ -34,6 +34,7 @@ TRAINING = (
     "ema",
     "dropout",
     "accumulate",
+    "recompute",
     "seed",
 )
 DIFFUSION = ("target", "times", "vlb", "min_snr")

@@ -58,14 +58,16 @@ def read_network(entries: Any, name: str) -> Published:
 def _levels(c):
     """The levels' settings of a UNet: widths, blocks, what attends."""
     widths = _list(c, "block_out_channels", (224, 448, 672, 896), is_whole, "whole numbers")
-    if any(w < 1 or w % max(widths[0], 1) for w in widths):
-        raise c.refuse("block_out_channels", widths, "are not multiples of the first")
+    if min(widths) < 1:
+        raise c.refuse("block_out_channels", widths, "are not all at least 1")
+    even = not any(w % widths[0] for w in widths)
     blocks = c.take("layers_per_block", 2, lambda v: is_whole(v) and 0 < v <= MOST, f"in 1..{MOST}")
     down = _attends(c, "down_block_types", DOWN, len(widths))
     up = _attends(c, "up_block_types", UP, len(widths))[::-1]
     return {
         "base": widths[0],
-        "mults": tuple(w // widths[0] for w in widths),
+        "mults": tuple(w // widths[0] for w in widths) if even else (1,) * len(widths),
+        "widths": None if even else tuple(widths),
         "blocks": blocks,
         "attention": down,
         "up_attention": None if up == down else up,
@@ -140,9 +142,9 @@ def write_network(net: Any, shape: tuple[int, ...], dropout: float = 0.0) -> dic
     """
     if not isinstance(net, UNet):
         raise InputError("only a U-Net can be exported, and this network is none")
-    if net.mults[0] != 1:
-        raise InputError(f"UNet2DModel's first level has base channels; mults = {net.mults}")
-    widths = [net.base * m for m in net.mults]
+    widths = list(net.channels_of_levels)
+    if widths[0] != net.base:
+        raise InputError(f"UNet2DModel's first level has base channels, {net.base}, not {widths}")
     up = net.attention if net.up_attention is None else net.up_attention
     height, width, channels = shape
     return {

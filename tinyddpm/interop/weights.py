@@ -79,7 +79,7 @@ def read_weights(net: UNet, file: TensorFile) -> NDArray[Any]:
     # No setting of this network exceeds the numbers of its file: one that does could make its spec
     # endless.
     held = sum(math.prod(shape) for shape in file.shapes.values())
-    if max(net.channels, net.base * max(net.mults), net.classes, net.out or 1) > held:
+    if max(net.channels, *net.channels_of_levels, net.classes, net.out or 1) > held:
         raise InputError(f"{file.path}: holds {held:,} numbers, too few for its configuration")
     size = params.size(net.spec())
     if size != held:

@@ -29,6 +29,10 @@ class Forget:
         """Drop the item."""
 
 
+class Recompute(list[Any]):
+    """A tape on which a U-Net's block leaves its input alone: backward computes the rest again."""
+
+
 Tape = list[Any] | Forget
 
 

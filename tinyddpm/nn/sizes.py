@@ -20,14 +20,15 @@ def parameters(net: Any) -> int:
     return _by_depth(net, lambda small: params.size(small.spec()))
 
 
-def kept(net: Any, shape: tuple[int, ...]) -> int:
+def kept(net: Any, shape: tuple[int, ...], recompute: bool = False) -> int:
     """At least how many numbers the backward pass keeps of one sample: the inputs of its layers.
 
     Args:
         net: the network.
         shape: of the sample, (H, W, C) or (D,).
+        recompute: whether it keeps the inputs of a U-Net's blocks alone.
     """
-    return _by_depth(net, lambda small: _inputs(small.spec(), shape))
+    return _by_depth(net, lambda small: _inputs(small.spec(), shape, recompute))
 
 
 def _by_depth(net: Any, count: Callable[[Any], int]) -> int:
@@ -37,14 +38,18 @@ def _by_depth(net: Any, count: Callable[[Any], int]) -> int:
     return once + (twice - once) * (getattr(net, name) - 1)
 
 
-def _inputs(spec: Any, shape: tuple[int, ...]) -> int:
-    """The numbers that all layers of a spec take together from one sample."""
+def _inputs(spec: Any, shape: tuple[int, ...], recompute: bool) -> int:
+    """The numbers that all layers of a spec, or all blocks, take together from one sample."""
     if len(shape) == 1:
         return sum(each.shape[0] for _, each in params.named(spec) if len(each.shape) == 2)
     total, levels = 0, len(spec["down"])
     for i, parts in enumerate(zip(spec["down"], reversed(spec["up"]))):
         pixels = math.prod(-(-side // 2**i) for side in shape[:2])
         here = [*parts, spec["mid"]] if i == levels - 1 else parts
-        convolutions = (each for _, each in params.named(list(here)) if len(each.shape) == 4)
-        total += pixels * sum(each.shape[2] for each in convolutions)
+        layers = params.named(list(here))
+        if recompute:  # a block begins with the norm of its input
+            channels = (each.shape[0] for name, each in layers if name.endswith("norm1.w"))
+        else:
+            channels = (each.shape[2] for _, each in layers if len(each.shape) == 4)
+        total += pixels * sum(channels)
     return total

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import InputError
 from ..settings import setting
 from . import params
-from .ops import Array, Ops, Tape
+from .ops import Array, Ops, Recompute, Tape
 
 PADS = {"right": (0, 1), "both": (1, 1)}  # zeros before and after each axis, at stride 2
 
@@ -45,6 +45,7 @@ class UNet:
     classes: int = 0  # how many labels it knows; 0: it takes none
     no_label: bool = True  # whether the labels' table has a row for none too
     # What UNet2DModel can be beside Ho20's network; `interop` reads and writes it.
+    widths: tuple[int, ...] | None = None  # each level's channels, in place of base times mults
     up_attention: tuple[bool, ...] | None = None  # as attention, on the way up; None: the same
     mid_attention: bool = True  # whether the middle attends
     head_dim: int | None = None  # channels of a head at every level, in place of heads
@@ -61,7 +62,9 @@ class UNet:
                 "a U-Net needs whole numbers of at least 1, and at least one level, in channels, "
                 f"base, mults, blocks, heads, groups and out; got {self}"
             )
-        widths = [self.base * m for m in self.mults]
+        widths = self.channels_of_levels
+        if len(widths) != len(self.mults) or not all(isinstance(w, Integral) for w in widths):
+            raise InputError(f"{len(self.mults)} levels need as many widths, got {self.widths}")
         if len(self.attention) != len(self.mults):
             raise InputError(
                 f"{len(self.mults)} levels need as many attention flags, got {len(self.attention)}"
@@ -71,7 +74,7 @@ class UNet:
                 "base must be even and at least 4 "
                 f"(it is also the time embedding's size): {self.base}"
             )
-        if any(w % self.groups for w in [self.base, *widths]):
+        if any(w < 1 or w % self.groups for w in [self.base, *widths]):
             raise InputError(
                 f"groups = {self.groups} must divide every layer's channels {[self.base, *widths]}"
             )
@@ -112,6 +115,11 @@ class UNet:
             )
 
     @property
+    def channels_of_levels(self) -> tuple[int, ...]:
+        """The channels of each level."""
+        return self.widths or tuple(self.base * m for m in self.mults)
+
+    @property
     def _up_attention(self):
         return self.attention if self.up_attention is None else self.up_attention
 
@@ -128,7 +136,7 @@ class UNet:
 
     def spec(self) -> dict[str, Any]:
         """The tree of parameters (`params`); as in Ho20's code, branches end in zeros at first."""
-        widths = [self.base * m for m in self.mults]
+        widths = self.channels_of_levels
         width, skips, down, up = self.base, [self.base], [], []
         for i, (w, attends) in enumerate(zip(widths, self.attention)):
             level = []
@@ -202,8 +210,9 @@ class UNet:
             p: the parameters, `params.views` of theta.
             x: (B, H, W, C).
             t: (B,), or (1,) for one t throughout, which only a Forget takes.
-            tape: a list, for `backward`, or a Forget.
-            drop: a callable (shape, dtype) -> dropout mask, called once a block, or None.
+            tape: a list, for `backward`, such as a Recompute, or a Forget.
+            drop: a callable (shape, dtype) -> dropout mask, called once a block, or None; a
+                Recompute also takes a copy of it, `drop.again()`, to be asked for the same masks.
             label: (B,) or (1,) ints, -1 for no class; None: no class at all.
 
         Returns:
@@ -302,6 +311,9 @@ class UNet:
 
     def _block(self, ops, p, x, e, tape, drop):
         """short + conv(silu(norm(conv(silu(norm(x))) + e w))); short: x, with the new channels."""
+        if isinstance(tape, Recompute):
+            tape.append((p, x, e, drop and drop.again()))
+            return self._block(ops, p, x, e, [], drop)  # on a tape too: by the same operations
         h = ops.groupnorm_silu(x, p.norm1, self.groups, tape, self.tol)
         short = x if p.short is None else ops.conv2d(x, p.short, tape, pad=(0, 0))
         h = ops.conv2d(h, p.conv1, tape, shift=ops.linear(e, p.time, tape))
@@ -312,6 +324,10 @@ class UNet:
 
     def _block_backward(self, ops, g, dy, de, tape, *others):
         """dx, and others, its gradients from elsewhere; e's is appended to the list de."""
+        if isinstance(tape, Recompute):
+            p, x, e, drop = tape.pop()
+            tape = []
+            self._block(ops, p, x, e, tape, drop)
         dy = dy if g.attention is None else self._attend_backward(ops, g.attention, dy, tape)
         dh = ops.conv2d_backward(dy, g.conv2, tape)
         dh = ops.dropout_backward(dh, tape)

@@ -132,7 +132,7 @@ def least_size(net: Any) -> int:
     """
     if isinstance(net, UNet):
         blocks = len(net.mults) * (2 * net.blocks + 1) + 2
-        return blocks * 18 * (net.base * min(net.mults)) ** 2
+        return blocks * 18 * min(net.channels_of_levels) ** 2
     return int(net.layers * 3 * net.hidden**2)
 
 

@@ -128,6 +128,8 @@ def fresh_trainer(
         raise InputError("label_dropout must be 0 for a network without a row for no label")
     if recipe.dropout and isinstance(net, MLP):
         raise InputError("dropout is of residual blocks: an MLP has none")
+    if recipe.recompute and isinstance(net, MLP):
+        raise InputError("recompute is of a U-Net's residual blocks: an MLP has none")
     if not classes and given.get("label_dropout"):
         raise InputError("label_dropout needs labels: without them there is none to drop")
     s = noise_schedule(begun.schedule)
@@ -150,7 +152,8 @@ def needs(
         ops: the backend; a device has memory of its own for the vectors and the batch.
     """
     vectors = 4 if ops.lazy else 5  # theta, its average, Adam's moments; a gradient
-    kept = 0 if ops.lazy else sizes.kept(net, shape) + 3 * math.prod(shape)  # x_0, eps and x_t
+    kept = 0 if ops.lazy else 3 * math.prod(shape)  # x_0, eps and x_t
+    kept += 0 if ops.lazy else sizes.kept(net, shape, recipe.recompute)
     parameters, turns = sizes.parameters(net), recipe.accumulate
     return {
         f"{parameters:,} parameters": 4 * vectors * parameters,
