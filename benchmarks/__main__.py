@@ -4,7 +4,8 @@ steps: the diffusion's and the optimiser's fused steps; ops: convolution, GroupN
 network: train and sampling steps; end: end to end; samplers: each of them, whole, and its error
 where the truth is known. gpu: all that a session on a GPU machine should do; roofline: the CUDA
 kernels' instructions, counted, and whole steps' time on a GPU, predicted, neither of which needs
-one; parallel: MPI's ranks, and a model of how far they scale; tiles: whether the convolutions'
+one; peers: diffusers' network and ours, of the same weights, side by side; parallel: MPI's ranks,
+and a model of how far they scale; tiles: whether the convolutions'
 register tiles are the best ones for this CPU; selftest: that the benchmark itself is right.
 """
 
@@ -28,7 +29,7 @@ from . import (
     sampling,
 )
 from .options import TIMED, parse
-from .sizes import LARGE, NETS
+from .sizes import LARGE, NETS, PEERS, TINY_PEERS
 
 
 def _timed(args):
@@ -51,7 +52,8 @@ def _timed(args):
                 figures["accuracy"] = accuracy.measure(args.quick)
                 print(accuracy.table(figures["accuracy"]), flush=True)
         if args.memory:
-            figures["memory"] = memory.run(found, _networks(args), args.peer)
+            peer = ("torch", "torch nhwc") if args.peer else ()
+            figures["memory"] = memory.run(found, _networks(args), peer)
             print(memory.table(figures["memory"]), flush=True)
         if args.parts:
             figures["parts"] = parts.run(found, args.seconds, _networks(args), args.peer)
@@ -123,6 +125,8 @@ def main(argv=None):
             figures["roofline"] = _roofline(args)
         if "tiles" in args.groups:
             figures["tiles"] = _tiles(args)
+        if "peers" in args.groups:
+            figures["peers"] = _published(args)
         if "parallel" in args.groups:
             figures["parallel"] = _parallel(args)
         if "gpu" in args.groups:
@@ -153,6 +157,24 @@ def _tiles(args):
     figures = tiles.run(min(args.seconds, 0.5), images, tiles.SOME if args.tiny else None)
     print(tiles.table(figures, images))
     return figures
+
+
+def _published(args):
+    """Measure diffusers' network and ours, print the tables. Raises InputError without it."""
+    from . import peers
+
+    host = [name for name in ("numpy", "numba") if backend.reason(name) is None]
+    if set(args.backend or ()) - {"numpy", "numba"}:
+        raise InputError("peers are compared on the host: numpy, numba")
+    peers.check_installed()
+    nets = TINY_PEERS if args.tiny else PEERS
+    nets = {title: net for title, net in nets.items() if title[0] in args.networks} or nets
+    with bench.benches(args.backend or host) as found:
+        about = report.header(found, {}, "torch")
+        print("\n".join(f"{name}: {text}" for name, text in about.items()), flush=True)
+        figures = peers.run(found, nets, args.seconds, args.compile or not args.quick)
+    print(peers.table(figures), flush=True)
+    return {"machine": about, **figures}
 
 
 def _parallel(args):

@@ -17,10 +17,9 @@ from . import bench, network, report, sizes
 STEPS = 3  # after which nothing new is allocated
 
 
-def run(found, nets, peer=None):
-    """{title: {name: peak in MB}} of every backend on the host, and of the peer's layouts."""
-    names = [name for name, each in found.items() if each.place == "host"]
-    names += ["torch", "torch nhwc"] if peer == "torch" else []
+def run(found, nets, peers=()):
+    """{title: {name: peak in MB}} of every backend on the host, and of the peers by name."""
+    names = [*(name for name, each in found.items() if each.place == "host"), *peers]
     pairs = [(title, name) for title in nets for name in names]
     peaks = {title: {} for title in nets}
     for title, name in report.each(pairs, "memory"):
@@ -44,13 +43,18 @@ def _root():
 
 def peak(title, name):
     """Take a few train steps here; returns this process's peak in MB, or None."""
-    case = (sizes.NETS | sizes.LARGE | sizes.TINY.nets)[title]
+    every = sizes.NETS | sizes.LARGE | sizes.TINY.nets | sizes.PEERS | sizes.TINY_PEERS
+    case = every[title]
     if name.startswith("torch"):
         from . import torch_steps
 
         if name not in torch_steps.layouts(case):
             return None
         _repeat(torch_steps.train_step(case, network.fresh(case.net).theta, name))
+    elif name.startswith("diffusers"):
+        from . import peers
+
+        _repeat(peers.train_step(case, network.fresh(case.net).theta, name))
     else:
         with bench.benches([name]) as found:
             trainer = network.training(case, found[name].ops)

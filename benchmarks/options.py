@@ -4,22 +4,22 @@ import argparse
 import pathlib
 
 from . import bench
-from .sizes import FULL, LARGE, NETS, QUICK, TINY
+from .sizes import FULL, LARGE, NETS, PEERS, QUICK, TINY
 
 TIMED = ("steps", "ops", "network", "end", "samplers")
-GROUPS = (*TIMED, "tiles", "parallel", "gpu", "roofline", "selftest")
+GROUPS = (*TIMED, "peers", "tiles", "parallel", "gpu", "roofline", "selftest")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 # The groups that an option changes something for; --json is for all.
 USED_BY = {
-    "backend": (*TIMED, "parallel", "gpu"),
+    "backend": (*TIMED, "peers", "parallel", "gpu"),
     "peer": ("steps", "ops", "network", "gpu"),
-    "networks": ("network", "gpu", "roofline"),
+    "networks": ("network", "peers", "gpu", "roofline"),
     "parts": ("network",),
     "memory": ("network",),
-    "compile": ("network",),
-    "seconds": (*TIMED, "tiles", "parallel", "gpu"),
-    "quick": (*TIMED, "tiles", "parallel", "gpu"),
-    "tiny": (*TIMED, "tiles", "parallel", "gpu"),
+    "compile": ("network", "peers"),
+    "seconds": (*TIMED, "peers", "tiles", "parallel", "gpu"),
+    "quick": (*TIMED, "peers", "tiles", "parallel", "gpu"),
+    "tiny": (*TIMED, "peers", "tiles", "parallel", "gpu"),
     "plot": ("steps", "samplers", "parallel", "gpu"),
     "card": ("roofline",),
     "budget": ("gpu",),
@@ -59,8 +59,12 @@ def parse(argv, about):
         if getattr(args, name) and not set(groups) & set(args.groups):
             several = "s" if len(groups) > 1 else ""
             parser.error(f"--{name} is for the group{several} {', '.join(groups)}")
-    if args.compile and not args.peer:
+    if args.compile and not args.peer and "peers" not in args.groups:
         parser.error("--compile is for --peer torch")
+    for letter in args.networks:
+        for group, known in (("network", NETS | LARGE), ("peers", PEERS)):
+            if group in args.groups and letter not in {title[0] for title in known}:
+                parser.error(f"the group {group} has no network {letter}")
     for path in filter(None, (args.json, args.plot)):
         if not pathlib.Path(path).resolve().parent.is_dir():
             parser.error(f"no folder to write {path} into")
@@ -88,12 +92,13 @@ def _parser(about):
     several = {"nargs": "+", "action": "extend", "metavar": "NAME"}
     add("--backend", **several, choices=bench.NAMES, help=names)
     add("--peer", choices=("torch",), help="also measure this library's version of the same")
-    letters = sorted(title[0] for title in NETS | LARGE)
+    letters = sorted({title[0] for title in NETS | LARGE | PEERS})
     which = {"nargs": "+", "choices": letters, "metavar": "LETTER", "default": []}
     add("--networks", **which, help=f"of {' '.join(letters)} (default: all; of network all but d)")
     add("--parts", action="store_true", help="with network: where each step's time goes")
     add("--memory", action="store_true", help="with network: the peak of a process that trains")
-    add("--compile", action="store_true", help="with --peer torch: compiled networks too (minutes)")
+    compiled = "with --peer torch and quick peers: compiled networks too (minutes)"
+    add("--compile", action="store_true", help=compiled)
     add("--seconds", type=_seconds, help=f"for each line of a table (default: {FULL.seconds})")
     one = parser.add_mutually_exclusive_group().add_argument
     one("--quick", action="store_true", help="about a minute in all")

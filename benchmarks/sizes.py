@@ -52,6 +52,30 @@ LARGE = {
         8,
     )
 }
+# What `peers` compares: diffusers' networks, whose t is ours less one.
+CIFAR10 = UNet(
+    channels=3,
+    base=128,
+    mults=(1, 2, 2, 2),
+    attention=(False, True, False, False),
+    groups=32,
+    t_offset=-1,
+)
+PEERS = {
+    "a: 8x8x1, batch 128": Net(
+        UNet(base=32, mults=(1, 2), attention=(False, False), t_offset=-1), (8, 8, 1), 128
+    ),
+    "b: 28x28x1, batch 64": Net(
+        UNet(base=32, mults=(1, 2, 2), attention=(False, False, False), t_offset=-1),
+        (28, 28, 1),
+        64,
+    ),
+    "d: cifar10-32, batch 4": Net(CIFAR10, (32, 32, 3), 4),
+    "e: cifar10-32, batch 16": Net(CIFAR10, (32, 32, 3), 16),
+}
+TINY_PEERS = {
+    "f: 8x8x3, batch 4": Net(UNet(channels=3, base=8, mults=(1, 2), t_offset=-1), (8, 8, 3), 4)
+}
 IMAGES = ((128, 8, 8, 32, 32), (64, 28, 28, 32, 32), (64, 14, 14, 64, 64), (64, 7, 7, 128, 128))
 
 FULL = Sizes(5, (512, 4096), IMAGES, NETS, 20, 300, T=1000, samples=64, quick=False)

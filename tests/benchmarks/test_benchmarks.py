@@ -51,7 +51,7 @@ def test_help_names_every_group():
     assert done.returncode == 0
     assert all(
         group in done.stdout
-        for group in {*TIMED, "tiles", "parallel", "gpu", "roofline", "selftest"}
+        for group in {*TIMED, "peers", "tiles", "parallel", "gpu", "roofline", "selftest"}
     )
 
 
@@ -67,6 +67,9 @@ def test_help_names_every_group():
         ["--compile"],
         ["ops", "--parts"],
         ["steps", "--memory"],
+        ["network", "--networks", "e"],
+        ["peers", "--networks", "c"],
+        ["peers", "--backend", "cuda"],
         ["parallel", "--backend", "numpy", "numba"],
         ["--what"],
         ["--json", "no/such/folder/a.json"],
@@ -100,6 +103,7 @@ USED = {
     "network": {*OPTIONS} - {"--plot", "--card", "--budget"},
     "end": {"--backend", *LENGTH},
     "samplers": {"--backend", "--plot", *LENGTH},
+    "peers": {"--backend", "--networks", "--compile", *LENGTH},
     "tiles": LENGTH,
     "parallel": {"--backend", "--plot", *LENGTH},
     "gpu": {*OPTIONS} - {"--parts", "--memory", "--compile", "--card"},
