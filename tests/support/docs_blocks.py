@@ -25,7 +25,15 @@ DOCS = ROOT / "docs"
 CHAPTERS = sorted(DOCS.glob("[1-9]-*.md"))
 BESIDE = [
     DOCS / f"{name}.md"
-    for name in ("equations", "samplers", "benchmarks", "guarantees", "interop", "parallel")
+    for name in (
+        "equations",
+        "samplers",
+        "benchmarks",
+        "guarantees",
+        "fashion",
+        "interop",
+        "parallel",
+    )
 ]
 PAGES = [ROOT / "README.md", DOCS / "README.md", *CHAPTERS, *BESIDE]
 LANGUAGES = ("python", "text", "sh")
@@ -39,6 +47,7 @@ OTHER_COMMANDS = (
     "git clone",
     "mpiexec -n",
     "cd ",
+    ".ci/",
 )
 
 QUOTED = re.compile(r"^# (\w+/[\w/]+\.py)(?:, (\w+))?\n", re.MULTILINE)
