@@ -83,7 +83,7 @@ def table(results):
     lines = ["\npeak memory of a process that trains, MB"]
     for title, peaks in results.items():
         known = {name: mb for name, mb in peaks.items() if mb is not None}
-        lines.append(f"    {title:44}" + "".join(f"{n:>12}{mb:8.0f}" for n, mb in known.items()))
+        lines.append(f"    {title:44}" + "".join(f"{n:>16}{mb:8.0f}" for n, mb in known.items()))
     return "\n".join(lines)
 
 

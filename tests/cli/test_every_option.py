@@ -70,6 +70,8 @@ CASES = {
         "ema": (TRAIN, "--ema", "0.1"),
         "dropout": (TRAIN, "--dropout", "0.5"),
         "accumulate": (TRAIN, "--accumulate", "2"),
+        # the same bits for less memory, as its own tests tell; points have no blocks
+        "recompute": (POINTS, "--recompute"),
         "seed": (TRAIN, "--seed", "1"),
         "shards": (TRAIN, "--shards", "1"),
         "reduce": (TRAIN, "--reduce", "sum"),
