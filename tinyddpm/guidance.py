@@ -50,7 +50,7 @@ class Guided:
     def schedule(self) -> Schedule:
         """That of the denoisers, which samplers hold theirs against.
 
-        Raises AttributeError where neither has one, as closed forms have none.
+        Raises AttributeError where neither has one: `hasattr` then says so.
         """
         for found in self._schedules():
             return found

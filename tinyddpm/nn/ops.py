@@ -20,10 +20,11 @@ Array = NDArray[Any]  # of NumPy, or of the backend's module
 
 
 class Forget:
-    """The tape of inference: it keeps nothing that is put on it."""
+    """The tape of inference, one for each call of a network: it keeps nothing that is put on it."""
 
     def __init__(self) -> None:
-        self.begun = time.perf_counter()  # when the network's parameters were first needed
+        # what a backend finds unchanged after this, it may take for unchanged until the end
+        self.begun = time.perf_counter()
 
     def append(self, item):
         """Drop the item."""
