@@ -50,6 +50,7 @@ def test_what_the_commands_refuse(tmp_path, capsys):
     assert "already holds a run" in refused(capsys, "import", source, "--out", run)
     assert "export needs" in refused(capsys, "export", run)
     assert "not empty" in refused(capsys, "export", run, "--out", source)
+    assert "is no folder" in refused(capsys, "export", run, "--out", run / "checkpoint.npz")
     assert "no class" in refused(capsys, "sample", run) or "without a class" in refused(
         capsys, "sample", run
     )

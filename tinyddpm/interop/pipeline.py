@@ -10,8 +10,7 @@ from ..backend import get
 from ..datasets.untrusted import LIMIT
 from ..errors import InputError, TinyDDPMError
 from ..model import Model
-from ..runs import checkpoint
-from ..runs.files import write_atomic
+from ..runs import checkpoint, files
 from ..runs.load import net_to_meta
 from ..runs.start import VLB
 from ..settings import Recipe
@@ -127,10 +126,10 @@ def to_diffusers(model: Model, folder: str | Path) -> None:
         folder: to be made, or empty.
 
     Raises:
-        InputError: UNet2DModel has no such network, or the folder is not empty.
+        InputError: UNet2DModel has no such network, the folder is not empty or no folder.
         TinyDDPMError: the disk refuses.
     """
-    folder, net, theta = Path(folder), model.net, model.ops.to_host(model.theta)
+    folder, net, theta = files.named(folder), model.net, model.ops.to_host(model.theta)
     recipe, sampling = model.meta.get("recipe", {}), dict(model.meta.get("sampling", {}))
     network = write_network(net, model.shape, float(recipe.get("dropout", 0.0)))
     if net.t_offset != -1:
@@ -140,7 +139,10 @@ def to_diffusers(model: Model, folder: str | Path) -> None:
     known = model.meta.get("scheduler")
     scheduler = write_scheduler(model.schedule, model.target, sampling, known)
     weights = packed(write_weights(net, theta))
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    there = files.kind(folder)
+    if there not in ("", "folder"):
+        raise InputError(f"{folder} is no folder: choose another name")
+    if there and files.entries(folder):
         raise InputError(f"{folder} is there and not empty: choose another folder")
     kind = scheduler["_class_name"]
     index = {
@@ -150,14 +152,14 @@ def to_diffusers(model: Model, folder: str | Path) -> None:
     }
     for part in ("unet", "scheduler"):
         _make(folder / part)
-    write_atomic(folder / "unet" / WEIGHTS, weights)
+    files.write_atomic(folder / "unet" / WEIGHTS, weights)
     for path, entries in (
         (folder / "unet" / "config.json", network),
         (folder / "scheduler" / "scheduler_config.json", scheduler),
         (folder / "model_index.json", index),  # last: without it there is no pipeline
     ):
         text = json.dumps(dict(sorted(entries.items())), indent=2) + "\n"
-        write_atomic(path, text.encode())
+        files.write_atomic(path, text.encode())
 
 
 def to_safetensors(model: Model, path: str | Path) -> None:
@@ -166,7 +168,7 @@ def to_safetensors(model: Model, path: str | Path) -> None:
     Raises TinyDDPMError where the disk refuses.
     """
     theta = model.ops.to_host(model.theta)
-    write_atomic(path, packed(plain_weights(model.net, theta)))
+    files.write_atomic(path, packed(plain_weights(model.net, theta)))
 
 
 def _make(folder):
