@@ -129,7 +129,7 @@ def test_an_option_that_no_group_uses_is_refused():
     """Every group with every option, alone."""
     asked = {
         (group, option): [group, option, *([value] if value else [])]
-        + ["--peer torch"] * (option == "--compile" and option in used)
+        + ["--peer torch"] * (option == "--compile" and {option, "--peer"} <= set(used))
         for group, used in USED.items()
         for option, value in OPTIONS.items()
     }

@@ -31,7 +31,7 @@ class Forget:
 
 
 class Recompute(list[Any]):
-    """A tape on which a U-Net's block leaves its input alone: backward computes the rest again."""
+    """A tape that keeps of a U-Net's block its input: backward computes the rest again (Chen16)."""
 
 
 Tape = list[Any] | Forget
