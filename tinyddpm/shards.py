@@ -37,9 +37,10 @@ def additions(count: int) -> list[tuple[int, int]]:
 
 def add(parts: Mapping[int, Array] | list[Array], tree: Iterable[tuple[int, int]]) -> None:
     """Add arrays in place, in the order that `additions` gives."""
-    for i, j in tree:
-        target = parts[i]
-        target += parts[j]
+    with np.errstate(over="ignore", invalid="ignore"):  # whoever reads the sum looks for it
+        for i, j in tree:
+            target = parts[i]
+            target += parts[j]
 
 
 def ready(tree: list[tuple[int, int]], count: int, done: int) -> list[tuple[int, int]]:

@@ -87,3 +87,11 @@ def test_a_shard_computed_elsewhere_is_not_computed_here():
     assert record == alone.step() and list(split.grads) == [1, 2]
     for name, vector in alone.state.arrays().items():
         assert np.array_equal(split.state.arrays()[name], vector)
+
+
+@pytest.mark.filterwarnings("error")
+def test_gradients_that_are_not_finite_are_added_in_silence():
+    """Who reads the sum sees it, and says so in its own words."""
+    parts = [np.array([np.inf, 3e38], np.float32), np.array([-np.inf, 3e38], np.float32)]
+    shards.add(parts, shards.additions(2))
+    assert np.isnan(parts[0][0]) and np.isposinf(parts[0][1])

@@ -126,6 +126,14 @@ def test_failed_writes_leave_nothing_and_keep_the_old_file(tmp_path, monkeypatch
         images.save_gif(tmp_path / "a.gif", [])
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 8, 1), (3, 2)])
+def test_what_is_not_finite_is_not_drawn(shape):
+    x = np.zeros(shape)
+    x[0, ..., 0] = np.nan
+    with pytest.raises(InputError, match="not finite"):
+        images.picture(x)
+
+
 @pytest.mark.parametrize(
     "far, window", [(0.5, 1.15), (1.0, 1.15), (2.0, 2.1), (3.5, 3.0), (50.0, 3.0)]
 )

@@ -83,7 +83,14 @@ def refused(arrays, meta, commands=COMMANDS):
 @pytest.mark.parametrize("data", [{}, [], 7, "digits", {"spec": 1, "holdout": 0.5}])
 def test_data_of_a_wrong_kind(trained, data):
     arrays, meta = trained
-    refused(arrays, {**meta, "data": data}, [COMMANDS[0], *COMMANDS[2:]])
+    refused(arrays, {**meta, "data": data})
+
+
+@pytest.mark.parametrize("step", [-3, "x", 1.0, True, None, [1]])
+def test_a_step_that_is_no_count(trained, step):
+    arrays, meta = trained
+    lines = refused(arrays, {**meta, "step": step})
+    assert all("step cannot be" in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -101,9 +108,7 @@ def test_data_of_a_wrong_kind(trained, data):
 )
 def test_where_the_data_is_and_how_it_is_read_is_checked(trained, part):
     arrays, meta = trained
-    lines = refused(
-        arrays, {**meta, "data": {**meta["data"], **part}}, [COMMANDS[0], *COMMANDS[2:]]
-    )
+    lines = refused(arrays, {**meta, "data": {**meta["data"], **part}})
     assert all(f"the {next(iter(part))} of the run's data cannot be" in line for line in lines)
 
 

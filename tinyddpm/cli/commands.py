@@ -145,7 +145,7 @@ def sample(args: argparse.Namespace) -> int:
             raise InputError(f"{path}: what is written there is a {kind} file, name it so")
     trained = load(args.run, args.backend, args.precision or "fp32", args.team)
     restore = data.FITTED
-    if args.array and "data" in trained.meta:
+    if trained.meta.get("data") is not None:
         restore = Source.of(trained.meta, args.run).restore
     seed = args.team.once(lambda: secrets.randbits(31)) if args.seed is None else args.seed
     step = trained.meta.get("step", 0)

@@ -56,8 +56,11 @@ def grid(images: ArrayLike, columns: int | None = None, scale: int | None = None
 def picture(x: ArrayLike, reference: ArrayLike | None = None) -> Image.Image:
     """Samples as what they are: a grid of images (N, H, W, C), a scatter plot of points (N, D).
 
-    reference: points (M, D) to draw in grey under those of x, or None.
+    reference: points (M, D) to draw in grey under those of x, or None. Raises InputError for
+    numbers that are not finite.
     """
+    if not np.isfinite(x).all():
+        raise InputError("what is not finite is not drawn")
     if np.ndim(x) == 4:
         return grid(x)
     from . import figures  # here, for a grid needs no matplotlib

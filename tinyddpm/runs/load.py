@@ -63,6 +63,8 @@ def from_checkpoint(
         raise InputError(f"the checkpoint lacks a part: {error}") from None
     if not shape or not all(type(side) is int and side >= 1 for side in shape):
         raise InputError(f"the checkpoint's samples cannot have the shape {shape!r:.80}")
+    if type(step := meta.get("step", 0)) is not int or step < 0:
+        raise InputError(f"the checkpoint's step cannot be {step!r:.80}")
     classes = meta.get("classes", [])
     kinds = {type(k) for k in classes} if isinstance(classes, list) else {None}
     if kinds not in (set(), {int}, {str}) or len(set(classes)) != net.classes:

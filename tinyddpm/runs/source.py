@@ -58,6 +58,8 @@ class Source:
             raise InputError(
                 "this run was trained on an array: only the library can resume or judge it"
             )
+        if not isinstance(about, dict) or not {"spec", "holdout"} <= set(about):
+            raise InputError(f"{run} does not say where its data is: {about!r:.80}")
         with checkpoint.content_errors_as_input(run):
             known = {field.name for field in dataclasses.fields(cls)} & set(about)
             values: dict[str, Any] = {name: about[name] for name in known}
