@@ -83,6 +83,14 @@ def assert_close(ours, theirs):
     assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
 
 
+def test_a_network_of_absurd_depth_is_refused_in_one_short_line():
+    """2^20,000 has more digits than Python turns into text."""
+    deep = 20_001
+    with pytest.raises(InputError, match=r"multiples of 2\^20000 ") as refused:
+        UNet(base=4, groups=2, mults=(1,) * deep, attention=(False,) * deep).check_size(8, 8)
+    assert len(str(refused.value)) < 200
+
+
 # --- finite differences and what every net promises, over many shapes
 
 SMALL = {"base": 4, "groups": 2, "blocks": 1}

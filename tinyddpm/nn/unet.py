@@ -125,11 +125,13 @@ class UNet:
 
     def check_size(self, height: int, width: int) -> None:
         """Raises InputError unless both sides halve evenly at every level."""
-        factor = 2 ** (len(self.mults) - 1)
+        times = len(self.mults) - 1
+        factor = 2**times
         if height < 1 or width < 1 or height % factor or width % factor:
+            shown = factor if times < 20 else f"2^{times}"  # which may have thousands of digits
             raise InputError(
-                f"images of {height} x {width} do not halve {len(self.mults) - 1} times: both "
-                f"sides must be multiples of {factor} (pad them, or ask for fewer levels)"
+                f"images of {height} x {width} do not halve {times} times: both sides must be "
+                f"multiples of {shown} (pad them, or ask for fewer levels)"
             )
 
     # The spec: every parameter of the network, once.
