@@ -311,27 +311,8 @@ with tempfile.TemporaryDirectory() as folder:
     assert 96e6 < int(loaded) < 120e6 + 24e6
 
 
-def test_warnings_are_as_before_whichever_thread_ends_last():
-    before = list(warnings.filters)
-    entered, leave = threading.Event(), threading.Event()
-
-    def other():
-        with quiet:
-            entered.set()
-            leave.wait(10)
-
-    thread = threading.Thread(target=other)
-    with quiet:
-        thread.start()
-        assert entered.wait(10)
-        warnings.warn("nobody hears it", UserWarning, stacklevel=1)
-    leave.set()
-    thread.join()
-    assert warnings.filters == before
-
-
-def test_a_warning_is_heard_while_another_thread_reads_in_silence(tmp_path):
-    np.save(tmp_path / "a.npy", np.linspace(0, 1, 20).reshape(10, 2))
+def reader_in_silence():
+    """Start a thread that is inside `quiet`; returns what lets it out and waits for its end."""
     entered, leave = threading.Event(), threading.Event()
 
     def other():
@@ -341,8 +322,28 @@ def test_a_warning_is_heard_while_another_thread_reads_in_silence(tmp_path):
 
     thread = threading.Thread(target=other)
     thread.start()
+    assert entered.wait(10)
+
+    def end():
+        leave.set()
+        thread.join()
+
+    return end
+
+
+def test_warnings_are_as_before_whichever_thread_ends_last():
+    before = list(warnings.filters)
+    with quiet:
+        end = reader_in_silence()
+        warnings.warn("nobody hears it", UserWarning, stacklevel=1)
+    end()
+    assert warnings.filters == before
+
+
+def test_a_warning_is_heard_while_another_thread_reads_in_silence(tmp_path):
+    np.save(tmp_path / "a.npy", np.linspace(0, 1, 20).reshape(10, 2))
+    end = reader_in_silence()
     try:
-        assert entered.wait(10)
         with pytest.warns(DataWarning, match="nothing is below 0"):
             sets.load(tmp_path / "a.npy")
         with pytest.raises(KeyError), quiet:
@@ -351,5 +352,4 @@ def test_a_warning_is_heard_while_another_thread_reads_in_silence(tmp_path):
         with pytest.warns(UserWarning, match="heard again"):
             warnings.warn("heard again", UserWarning, stacklevel=1)
     finally:
-        leave.set()
-        thread.join()
+        end()
