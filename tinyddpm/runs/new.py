@@ -133,10 +133,27 @@ def fresh_trainer(
     if not classes and given.get("label_dropout"):
         raise InputError("label_dropout needs labels: without them there is none to drop")
     s = noise_schedule(begun.schedule)
-    memory.check("this run", needs(net, recipe, s, shape, ops), limit)
-    memory.check_card(net, recipe, data.x, ops, show)
+    check_memory(net, recipe, s, data.x, ops, limit, show)
     state = begun.state(net, recipe.seed).on(ops)
     return Trainer(net, s, data.x, recipe, state, ops, numbered(data.labels))
+
+
+def check_memory(
+    net: Any, recipe: Recipe, s: Schedule, x: Array, ops: Ops, limit: int | None, show: bool
+) -> None:
+    """Raise InputError where training takes more memory than is free, here or on a card.
+
+    Args:
+        net: the network.
+        recipe: the settings.
+        s: the schedule.
+        x: the data.
+        ops: the backend.
+        limit: the most bytes that training may take, or None for the free memory alone.
+        show: whether to say what it takes of a card's memory.
+    """
+    memory.check("this run", needs(net, recipe, s, x.shape[1:], ops), limit)
+    memory.check_card(net, recipe, x, ops, show)
 
 
 def needs(

@@ -26,12 +26,12 @@ from ..nn.ops import Ops
 from ..schedule import Schedule
 from ..settings import Recipe, split
 from ..training import Trainer, TrainState, read_record
-from . import checkpoint, files, lock, memory, threads
+from . import checkpoint, files, lock, threads
 from .kept import RunSettings
 from .load import from_checkpoint, net_to_meta
 from .log import NAME as LOG
 from .log import RunLog
-from .new import fresh_trainer, needs, numbered
+from .new import check_memory, fresh_trainer, numbered
 from .progress import watching
 from .source import as_trained, check_digest, check_trained
 from .start import start
@@ -148,20 +148,13 @@ def resume(
             recipe = _recipe(out, meta, steps)
         ops = kept.team.use(goes_on_with(kept.backend, kept.precision, meta))
         known = numbered(data.labels)
-        _check_memory(trained, recipe, data, ops, kept)
-        s, state = trained.schedule, state.on(ops)
-        trainer = Trainer(trained.net, s, data.x, recipe, state, ops, known)
+        net, s, show = trained.net, trained.schedule, kept.progress is True
+        check_memory(net, recipe, s, data.x, ops, kept.limit, show)
+        trainer = Trainer(net, s, data.x, recipe, state.on(ops), ops, known)
         own = {"recipe": asdict(recipe), "backend": ops.name, "precision": ops.precision}
         about = checkpoint.plain({**meta, **own, **_changed(kept, settings)})
         _agree(kept, trainer, about)
         return _Run(trainer, out, about, kept).to_the_end()
-
-
-def _check_memory(trained, recipe, data, ops, kept):
-    """Raises InputError where going on takes more than is free, here or on the card."""
-    taken = needs(trained.net, recipe, trained.schedule, trained.shape, ops)
-    memory.check("this run", taken, kept.limit)
-    memory.check_card(trained.net, recipe, data.x, ops, kept.progress is True)
 
 
 def _agree(kept, trainer, about):
